@@ -1,0 +1,1 @@
+"""How tokens are generated. Knows only token ids: text, templates and reasoning live above."""

@@ -1,0 +1,291 @@
+"""The engine: token ids in, token ids out, from any thread. One background thread steps through all requests."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence as Ids
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from millet.engine.hook import Hook
+from millet.engine.planner import plan_cache
+from millet.engine.runner import Runner, Speculation
+from millet.engine.sampling import Sampling
+from millet.engine.sequence import Sequence
+from millet.engine.stopping import StopHook
+from millet.errors import BadRequest, MilletError, PromptTooLong
+from millet.kernels.paged import PagedCache
+
+if TYPE_CHECKING:
+    from millet.models.model import Model
+
+BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished sample. `token_ids` includes the end token where the model (or a stop) ended it."""
+
+    token_ids: list[int]
+    logprobs: list[float] | None
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of one sample of a running request; `finish_reason` is set on its last chunk."""
+
+    index: int
+    token_ids: list[int]
+    finish_reason: str | None
+
+
+class Generation:
+    """A request under way. Iterate for chunks as they come, or take `result()`; `cancel()` at any time."""
+
+    def __init__(self, engine: Engine, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        self.cancelled = False
+        self._engine = engine
+        self._open = len(sequences)
+        self._reported = [0] * len(sequences)
+        self._chunks: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while self._open:
+            chunk = self._chunks.get()
+            if isinstance(chunk, BaseException):
+                self._open = 0
+                raise chunk
+            self._open -= chunk.finish_reason is not None
+            yield chunk
+
+    def result(self) -> list[Completion]:
+        """Wait for all samples, in order of index."""
+        for _ in self:
+            pass
+        return [
+            Completion(
+                token_ids=s.generated,
+                logprobs=list(s.logprobs) if s.sampling.logprobs else None,
+                finish_reason=s.finish_reason or "cancelled",
+                prompt_tokens=s.num_prompt,
+                cached_tokens=s.num_cached,
+            )
+            for s in self.sequences
+        ]
+
+    def cancel(self) -> None:
+        """Stop all samples; their cache blocks are free before the next step begins."""
+        self._engine._cancel(self)
+
+    def _report(self, sequence: Sequence) -> None:
+        """Engine's thread: hand over what is new."""
+        new = sequence.generated[self._reported[sequence.index] :]
+        self._reported[sequence.index] += len(new)
+        if new or sequence.done:
+            self._chunks.put(Chunk(sequence.index, new, sequence.finish_reason if sequence.done else None))
+
+    def _fail(self, error: BaseException) -> None:
+        self._chunks.put(error)
+
+
+class Engine:
+    """Generates tokens for many requests at once on one model.
+
+    cache_tokens: positions the cache can hold, fixed for the engine's life; None asks the planner.
+    max_batch: most sequences computed in one step. chunk: most rows of one step.
+    speculation: how to guess ahead; "auto" takes the model's MTP module if it has one, else prompt lookup.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cache_tokens: int | None = None,
+        max_batch: int = 64,
+        chunk: int = 256,
+        speculation: Speculation = "auto",
+    ) -> None:
+        if speculation == "mtp" and not model.config.mtp_layers:
+            raise BadRequest(f"{model.name} has no MTP module; use speculation='ngram' or 'auto'")
+        self.model = model
+        tokens = cache_tokens or plan_cache(model.config, model.dtype)
+        spec = model.config.cache
+        cache = PagedCache(
+            layers=spec.layers,
+            kv_heads=spec.kv_heads,
+            key_width=spec.key_width,
+            value_width=spec.value_width,
+            value_in_key=spec.value_in_key,
+            num_blocks=-(-tokens // BLOCK_SIZE),
+            block_size=BLOCK_SIZE,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self.cache_tokens = cache.num_blocks * BLOCK_SIZE
+        self.context_length = min(model.config.max_position_embeddings, self.cache_tokens)
+        self._runner = Runner(model.network, cache, max_batch=max_batch, chunk=chunk, speculation=speculation)
+        self._requests: dict[Sequence, Generation] = {}
+        self._arrived: list[Generation] = []
+        self._cancelled: list[Generation] = []
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def generate(self, prompts: Ids[Ids[int]], sampling: Sampling | None = None) -> list[list[Completion]]:
+        """All samples of all prompts: result[i][j] is sample j of prompt i."""
+        generations = [self.submit(prompt, sampling) for prompt in prompts]
+        try:
+            return [generation.result() for generation in generations]
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+
+    def submit(
+        self, prompt: Ids[int], sampling: Sampling | None = None, hooks: Ids[Hook] | None = None
+    ) -> Generation:
+        """Queue one request. `hooks`: one for each of the n samples.
+
+        Raises PromptTooLong where the prompt leaves no room for a token, BadRequest for impossible ids.
+        """
+        sampling = sampling or Sampling()
+        prompt = [int(token) for token in prompt]
+        self._check(prompt, sampling)
+        if hooks is not None and len(hooks) != sampling.n:
+            raise BadRequest(f"{len(hooks)} hooks for {sampling.n} samples; give one for each")
+        sequences = [self._sequence(prompt, sampling, i, hooks[i] if hooks else None) for i in range(sampling.n)]
+        for child in sequences[1:]:
+            child.seed = sequences[0].seed
+        generation = Generation(self, sequences)
+        with self._wake:
+            if self._closed:
+                raise MilletError("the engine is closed; make a new one")
+            self._arrived.append(generation)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="millet-engine", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+        return generation
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and the load right now."""
+        runner, scheduler = self._runner, self._runner.scheduler
+        return {
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "cache_tokens": self.cache_tokens,
+            "cache_free_tokens": scheduler.pool.num_free * BLOCK_SIZE,
+            "steps": runner.steps,
+            "rows": runner.rows,
+            "preemptions": scheduler.preemptions,
+            "drafted": runner.gate.drafted,
+            "accepted": runner.gate.accepted,
+        }
+
+    def close(self) -> None:
+        """Cancel what runs and stop the thread. Safe to call twice."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check(self, prompt: list[int], sampling: Sampling) -> None:
+        vocabulary = self.model.config.vocab_size
+        if not prompt:
+            raise BadRequest("the prompt is empty; give at least one token")
+        if len(prompt) >= self.context_length:
+            raise PromptTooLong(
+                f"the prompt is {len(prompt)} tokens and the context holds {self.context_length}, "
+                "the reply included; shorten it, or start a new conversation"
+            )
+        for token in (*prompt, *sampling.logit_bias, *sampling.stop_token_ids):
+            if not 0 <= token < vocabulary:
+                raise BadRequest(f"token id {token} is outside the vocabulary (0 to {vocabulary - 1})")
+
+    def _sequence(self, prompt: list[int], sampling: Sampling, index: int, hook: Hook | None) -> Sequence:
+        hooks = [hook] if hook else []
+        if sampling.stop:
+            hooks.append(StopHook(self.model.tokenizer, sampling.stop))
+        ends = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            ends |= frozenset(self.model.eos_token_ids)
+        return Sequence(
+            prompt,
+            sampling,
+            index=index,
+            hooks=hooks,
+            end_ids=ends,
+            max_length=min(len(prompt) + sampling.max_tokens, self.context_length),
+        )
+
+    def _cancel(self, generation: Generation) -> None:
+        with self._wake:
+            self._cancelled.append(generation)
+            self._wake.notify()
+
+    def _loop(self) -> None:
+        with torch.inference_mode():
+            while True:
+                with self._wake:
+                    while not (self._arrived or self._cancelled or self._closed or self._requests):
+                        self._wake.wait()
+                    arrived, self._arrived = self._arrived, []
+                    cancelled, self._cancelled = self._cancelled, []
+                    closed = self._closed
+                try:
+                    for generation in arrived:
+                        self._begin(generation)
+                    for generation in [*cancelled, *(set(self._requests.values()) if closed else ())]:
+                        self._end(generation)
+                    if closed:
+                        return
+                    for sequence in self._runner.step():
+                        self._deliver(sequence)
+                except Exception as error:  # whatever broke, every caller must hear of it: no stream may hang
+                    self._abandon(error)
+
+    def _begin(self, generation: Generation) -> None:
+        first, *others = generation.sequences
+        for sequence in generation.sequences:
+            self._requests[sequence] = generation
+            sequence.start()
+        for other in others:
+            if other.token_ids == first.token_ids:
+                first.siblings.append(other)
+            else:  # its hook forces another beginning; the prompt itself is still shared through the prefix cache
+                self._runner.scheduler.add(other)
+        self._runner.scheduler.add(first)
+
+    def _end(self, generation: Generation) -> None:
+        for sequence in generation.sequences:
+            if self._requests.get(sequence) is generation and not sequence.done:
+                sequence.finish_reason = "cancelled"
+                self._runner.remove(sequence)
+                self._deliver(sequence)
+
+    def _deliver(self, sequence: Sequence) -> None:
+        self._requests[sequence]._report(sequence)
+        if sequence.done:
+            del self._requests[sequence]
+
+    def _abandon(self, error: Exception) -> None:
+        failed = set(self._requests.values())
+        for sequence in list(self._requests):
+            self._runner.remove(sequence)
+        self._requests.clear()
+        for generation in failed:
+            generation._fail(error)

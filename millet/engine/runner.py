@@ -1,0 +1,213 @@
+"""One engine step: schedule, one forward pass over the packed rows, sample, verify guesses, advance the cache."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from millet.engine.cache import BlockPool
+from millet.engine.sampler import sample, score
+from millet.engine.scheduler import Scheduler, Work
+from millet.engine.sequence import Sequence
+from millet.engine.speculation import Gate, PromptLookup
+from millet.kernels.attention import Attention
+from millet.kernels.paged import PagedAttention, PagedCache, Span
+
+Speculation = Literal["auto", "ngram", "mtp", "off"]
+
+
+class Network(Protocol):
+    """What the engine needs of a model: packed rows in, hidden states and logits out."""
+
+    mtp: torch.nn.ModuleList
+
+    def __call__(self, ids_T: Tensor, attention: Attention) -> Tensor: ...
+    def head(self, hidden_ND: Tensor) -> Tensor: ...
+
+
+class Runner:
+    """Runs steps over the sequences of one scheduler. Single-threaded; the engine's thread owns it."""
+
+    def __init__(
+        self, network: Network, cache: PagedCache, *, max_batch: int, chunk: int, speculation: Speculation = "auto"
+    ) -> None:
+        self.network = network
+        self.cache = cache
+        self.scheduler = Scheduler(BlockPool(cache.num_blocks, cache.block_size), max_batch=max_batch, chunk=chunk)
+        self.lookup: PromptLookup | None = None
+        self.mtp = speculation in ("auto", "mtp") and len(network.mtp) > 0
+        if speculation == "ngram" or (speculation == "auto" and not self.mtp):
+            self.lookup = PromptLookup()
+        self.gate = Gate()
+        self._mtp_drafts: dict[Sequence, int] = {}
+        self.steps = 0
+        self.rows = 0
+
+    def step(self) -> list[Sequence]:
+        """Run one step; returns the sequences that may have new tokens. Finished ones have left the scheduler."""
+        started = time.perf_counter()
+        self._draft()
+        works = self.scheduler.schedule()
+        if not works:
+            return []
+        hidden_TD = self._forward(works)
+        decoding = all(w.sequence.num_generated > 0 and w.sequence.num_uncomputed == 1 for w in works)
+        before = sum(w.sequence.num_generated for w in works)
+        drafted = sum(len(w.sequence.drafts) for w in works)
+        touched = self._sample(works, hidden_TD)
+        if decoding:
+            tokens = sum(w.sequence.num_generated for w in works) - before
+            seconds = time.perf_counter() - started
+            self.gate.record(len(works), seconds=seconds, tokens=tokens, drafted=drafted)
+        for sequence in touched:
+            sequence.drafts = []
+            if sequence.done:
+                self.remove(sequence)
+        self.steps += 1
+        self.rows += hidden_TD.shape[0]
+        return touched
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a finished or cancelled sequence out and free its blocks."""
+        self.scheduler.remove(sequence)
+        self._mtp_drafts.pop(sequence, None)
+        if self.lookup:
+            self.lookup.forget(sequence)
+
+    def _draft(self) -> None:
+        """Guess ahead for the sequences that only need their next token, if that pays."""
+        if self.lookup is None and not self.mtp:
+            return
+        running = self.scheduler.running
+        decoding = [s for s in running if s.num_generated > 0 and s.num_uncomputed == 1 and s.finish_reason is None]
+        if not decoding or len(decoding) < len(running) or not self.gate.open(len(decoding)):
+            return
+        for sequence in decoding:
+            guesses = self.lookup.propose(sequence) if self.lookup else self._mtp_guess(sequence)
+            sequence.drafts = guesses[: sequence.max_length - len(sequence.token_ids) - 1]
+
+    def _mtp_guess(self, sequence: Sequence) -> list[int]:
+        guess = self._mtp_drafts.get(sequence)
+        return [] if guess is None else [guess]
+
+    def _forward(self, works: list[Work]) -> Tensor:
+        """Hidden states [T, D] of all rows of the step, in the order of `works`."""
+        ids: list[int] = []
+        spans = []
+        for work in works:
+            s = work.sequence
+            ids += (s.token_ids[s.num_computed :] + s.drafts)[: work.length]
+            spans.append(Span(s.num_computed, work.length, s.blocks))
+        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.cache.keys.device)
+        return self.network(ids_T, PagedAttention(self.cache, spans))
+
+    def _sample(self, works: list[Work], hidden_TD: Tensor) -> list[Sequence]:
+        """Logits where they are needed, log-probabilities of forced tokens, then draw and verify token by token."""
+        rows: list[int] = []  # row of hidden_TD behind each row of the logits
+        scored: list[tuple[int, Sequence, int]] = []  # logits row, sequence, token
+        drawing: list[tuple[int, Work]] = []  # logits row of the work's first draw
+        start = 0
+        for work in works:
+            s = work.sequence
+            for offset in range(min(work.length, s.num_uncomputed - 1) if s.sampling.logprobs else 0):
+                position = s.num_computed + offset + 1
+                if position - s.num_prompt >= len(s.logprobs):
+                    scored.append((len(rows), s, s.token_ids[position]))
+                    rows.append(start + offset)
+            if work.length >= s.num_uncomputed and s.finish_reason is None:
+                drawing.append((len(rows), work))
+                rows += range(start + s.num_uncomputed - 1, start + work.length)
+            start += work.length
+        logits_NV = self.network.head(hidden_TD[rows]) if rows else hidden_TD[:0]
+        if scored:
+            index, sequences, tokens = zip(*scored, strict=True)
+            values = score(logits_NV[list(index)], torch.tensor(tokens, device=logits_NV.device))
+            for sequence, value in zip(sequences, values, strict=True):
+                sequence.logprobs.append(value)
+        return self._draw(works, drawing, logits_NV, hidden_TD)
+
+    def _draw(
+        self, works: list[Work], drawing: list[tuple[int, Work]], logits_NV: Tensor, hidden_TD: Tensor
+    ) -> list[Sequence]:
+        """Draw the next token of each; where it is the guessed one, the next row is valid too: draw again from it."""
+        computed = {w.sequence: min(w.length, w.sequence.num_uncomputed) for w in works}
+        touched = list(computed)
+        turns: list[tuple[int, Sequence]] = []
+        for row, work in drawing:
+            turns.append((row, work.sequence))
+            for child in self._fork(work.sequence, computed):
+                turns.append((row, child))
+                touched.append(child)
+        guessed = 0  # how many guesses the sequences still in `turns` have had confirmed
+        while turns:
+            sequences = [sequence for _, sequence in turns]
+            sampled = sample(logits_NV[[row + guessed for row, _ in turns]], sequences)
+            confirmed = []
+            for i, (row, sequence) in enumerate(turns):
+                token, length = sampled.token_ids[i], len(sequence.token_ids)
+                if sequence.sampling.logprobs and sampled.logprobs:
+                    sequence.logprobs.append(sampled.logprobs[i])
+                sequence.append(token)
+                expected = sequence.drafts[guessed] if guessed < len(sequence.drafts) else None
+                # Forced tokens behind it, or a dropped end token, make the remaining guesses moot.
+                if token == expected and len(sequence.token_ids) == length + 1 and sequence.finish_reason is None:
+                    computed[sequence] += 1
+                    confirmed.append((row, sequence))
+            turns, guessed = confirmed, guessed + 1
+        if self.mtp:
+            self._mtp_draft(works, computed, hidden_TD)
+        for sequence, count in computed.items():
+            self.scheduler.advance(sequence, count)
+        return touched
+
+    def _fork(self, parent: Sequence, computed: dict[Sequence, int]) -> list[Sequence]:
+        """Start the other samples of a prompt that has just been computed; those that could start now are returned."""
+        if not parent.siblings:
+            return []
+        self.scheduler.advance(parent, computed[parent])
+        computed[parent] = 0
+        started = []
+        for child in parent.siblings:
+            copy = self.scheduler.fork(parent, child)
+            if copy is False:
+                continue
+            if isinstance(copy, tuple):
+                self.cache.copy_block(*copy)
+            computed[child] = 0
+            started.append(child)
+        parent.siblings = []
+        return started
+
+    def _mtp_draft(self, works: list[Work], computed: dict[Sequence, int], hidden_TD: Tensor) -> None:
+        """Run the MTP layer over this step's confirmed rows; its last row per sequence guesses the token after next.
+
+        Row i takes the hidden state of position i and the embedding of token i + 1. Where i + 1 is not known yet (the
+        middle of a prefill is, its end is sampled by now), there is nothing to guess from. A prefix found in the cache
+        brings its last MTP row from whoever computed it, perhaps with another next token: a worse guess, no wrong text.
+        """
+        rows: list[int] = []
+        next_ids: list[int] = []
+        spans, ends = [], []
+        start = 0
+        for work in works:
+            s, count = work.sequence, computed[work.sequence]
+            known = s.token_ids[s.num_computed + 1 : s.num_computed + 1 + count]
+            if known:
+                rows += range(start, start + len(known))
+                next_ids += known
+                spans.append(Span(s.num_computed, len(known), s.blocks))
+                ends.append((len(rows) - 1, s))
+            start += work.length
+        self._mtp_drafts = {}
+        if not rows:
+            return
+        attention = PagedAttention(self.cache, spans)
+        next_T = torch.tensor(next_ids, dtype=torch.int64, device=hidden_TD.device)
+        hidden_ND = self.network.mtp[0](next_T, hidden_TD[rows], attention)
+        guesses = self.network.mtp[0].head(hidden_ND[[row for row, _ in ends]]).argmax(dim=-1).tolist()
+        for (_, sequence), guess in zip(ends, guesses, strict=True):
+            if sequence.num_computed + computed[sequence] + 1 == len(sequence.token_ids):
+                self._mtp_drafts[sequence] = guess

@@ -1,0 +1,65 @@
+"""A model small enough to predict by hand, which reads its whole context through the real paged attention."""
+
+import torch
+from torch import Tensor, nn
+
+from millet.engine.sampler import sample
+from millet.engine.sampling import Sampling
+from millet.engine.sequence import Sequence
+from millet.kernels.attention import Attention
+from millet.kernels.paged import PagedCache
+
+VOCAB = 23
+STATES = 97
+
+
+def weight(token: int, position: int) -> int:
+    """What a token contributes; depends on its position, so that a swapped block is noticed."""
+    return (token * 31 + position * 17 + 7) % 61
+
+
+class FakeNetwork:
+    """Next-token logits are a fixed random row chosen by the sum of `weight` over the context.
+
+    The query is zero, so attention returns the mean of the stored values; times the context length, that is the sum.
+    A block that is leaked, shared wrongly or stale changes the sum, and with it the text.
+    """
+
+    def __init__(self, seed: int, mtp: bool = False) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.logits_SV = torch.randn(STATES, VOCAB, generator=generator) * 2
+        self.mtp = nn.ModuleList([nn.Identity()] if mtp else [])
+        self.calls = 0
+        self.rows_seen: list[int] = []
+
+    def __call__(self, ids_T: Tensor, attention: Attention) -> Tensor:
+        self.calls += 1
+        self.rows_seen.append(len(ids_T))
+        positions = attention.positions_T.tolist()
+        values = [float(weight(t, p)) for t, p in zip(ids_T.tolist(), positions, strict=True)]
+        v_T11 = torch.tensor(values)[:, None, None]
+        zeros_T11 = torch.zeros_like(v_T11)
+        mean_T11 = attention.attend(0, zeros_T11, zeros_T11, v_T11, scale=1.0, value_width=1)
+        total_T = (mean_T11[:, 0, 0] * (attention.positions_T + 1)).round().long()
+        return (total_T % STATES).float()[:, None]
+
+    def head(self, hidden_ND: Tensor) -> Tensor:
+        return self.logits_SV[hidden_ND[:, 0].long()]
+
+    def expected(self, prompt: list[int], sampling: Sampling, index: int, seed: int, length: int) -> Sequence:
+        """The same sample, token by token, without cache, batch, chunks or guesses."""
+        sequence = Sequence(prompt, sampling, index=index, max_length=length)
+        sequence.seed = seed
+        while sequence.finish_reason is None:
+            total = sum(weight(t, p) for p, t in enumerate(sequence.token_ids))
+            sampled = sample(self.logits_SV[[total % STATES]], [sequence])
+            if sampled.logprobs:
+                sequence.logprobs += sampled.logprobs
+            sequence.append(sampled.token_ids[0])
+        return sequence
+
+
+def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
+    return PagedCache(
+        layers=1, kv_heads=1, key_width=1, value_width=1, value_in_key=False, num_blocks=num_blocks, block_size=block_size
+    )
