@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
+import os
 import secrets
+from pathlib import Path
 
 import pytest
 
@@ -11,3 +13,20 @@ def seed() -> int:
     value = secrets.randbelow(2**31)
     print(f"seed = {value}")
     return value
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The default model's GGUF file: MILLET_TEST_SMOLLM2, or where it was pulled to, or pulled now if it can be."""
+    if given := os.environ.get("MILLET_TEST_SMOLLM2"):
+        return Path(given)
+    from millet.errors import MilletError
+    from millet.models import hub
+
+    path = hub.locate("smollm2-135m")
+    if path is None:
+        try:
+            path = hub.pull("smollm2-135m")
+        except MilletError as error:
+            pytest.skip(f"SmolLM2 is not here and cannot be pulled: {error}")
+    return next(path.glob("*.gguf")) if path.is_dir() else path

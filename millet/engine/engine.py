@@ -115,7 +115,7 @@ class Engine:
         if speculation == "mtp" and not model.config.mtp_layers:
             raise BadRequest(f"{model.name} has no MTP module; use speculation='ngram' or 'auto'")
         self.model = model
-        tokens = cache_tokens or plan_cache(model.config, model.dtype)
+        tokens = cache_tokens or plan_cache(model.config, model.dtype, model.device)
         spec = model.config.cache
         cache = PagedCache(
             layers=spec.layers,

@@ -42,8 +42,8 @@ OPERATIONS_PER_LAYER = 60
 class Cost:
     """The sizes of a model that decide memory and time, in numbers (not bytes).
 
-    parameters: stored. unread: of those, what no ordinary step reads: an untied embedding, looked up row by row, and MTP
-    modules. head: the output matrix, multiplied only for rows that are sampled from. routed: parameters of routed
+    parameters: stored. unread: of those, what no ordinary step reads: an untied embedding, looked up row by row, and
+    MTP modules. head: the output matrix, multiplied only for rows that are sampled from. routed: parameters of routed
     experts; idle: share of them that one token leaves alone. cached: numbers kept per token. attention: multiply-adds
     of one row for each position it sees.
     """
@@ -86,7 +86,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: `rows` rows of `batch` sequences, each seeing `context` positions; one row a sequence is sampled from."""
+    """One step: `rows` rows of `batch` sequences, each seeing `context` positions; one row of each is sampled from."""
 
     rows: int
     batch: int
@@ -164,10 +164,10 @@ def plan_cache(config: ModelConfig, dtype: torch.dtype, device: torch.device | s
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else read_memory().available
     token_bytes = dtype.itemsize * Cost.of(config).cached
     context = config.max_position_embeddings
-    tokens = cache_tokens(token_bytes, context, available, device.type)
-    if tokens < min(context, MIN_CACHE):
+    tokens, least = cache_tokens(token_bytes, context, available, device.type), min(context, MIN_CACHE)
+    if tokens < least:
         raise OutOfMemory(
-            f"{available / 2**20:.0f} MB of memory are free and the cache needs at least "
-            f"{min(context, MIN_CACHE) * token_bytes * 2 / 2**20:.0f} MB; close other programs or choose a smaller model"
+            f"{available / 2**20:.0f} MB of memory are free, too little for a cache of {least} tokens "
+            f"({least * token_bytes / 2**20:.0f} MB); close other programs or choose a smaller model"
         )
     return tokens

@@ -46,7 +46,9 @@ def dequantize(raw: Tensor, kind: str, out: Tensor) -> None:
         out_NGP.add_(offset)
 
 
-def dequantize_fp8_blocks(weight_RC: Tensor, scale: Tensor, out_RC: Tensor, block: tuple[int, int] = (128, 128)) -> None:
+def dequantize_fp8_blocks(
+    weight_RC: Tensor, scale: Tensor, out_RC: Tensor, block: tuple[int, int] = (128, 128)
+) -> None:
     """DeepSeek's FP8: every `block` of the matrix has one factor; out = weight * scale (`weight_scale_inv` on disk).
 
     weight_RC: float8_e4m3fn; its first row must be the first row of a block. The last block of either axis may be

@@ -1,5 +1,8 @@
 """A model small enough to predict by hand, which reads its whole context through the real paged attention."""
 
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -63,3 +66,33 @@ def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
     return PagedCache(
         layers=1, kv_heads=1, key_width=1, value_width=1, value_in_key=False, num_blocks=num_blocks, block_size=block_size
     )
+
+
+@dataclass
+class FakeConfig:
+    """As much of a model's configuration as the engine reads."""
+
+    vocab_size: int = VOCAB
+    max_position_embeddings: int = 200
+    mtp_layers: int = 0
+    cache: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(layers=1, kv_heads=1, key_width=1, value_width=1, value_in_key=False)
+    )
+
+
+class FakeTokenizer:
+    """Token i is the i-th letter."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"abcdefghijklmnopqrstuvwxyz"[token_id : token_id + 1]
+
+
+@dataclass
+class FakeModel:
+    network: FakeNetwork
+    name: str = "fake"
+    config: FakeConfig = field(default_factory=FakeConfig)
+    eos_token_ids: tuple[int, ...] = ()
+    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))

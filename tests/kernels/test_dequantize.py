@@ -65,7 +65,7 @@ def test_float_types_widen_exactly_at_any_alignment(kind: str, seed: int) -> Non
     assert torch.equal(out, values.float())
 
 
-@pytest.mark.parametrize("rows, columns", [(128, 256), (130, 300), (1, 5), (256, 128)])
+@pytest.mark.parametrize(("rows", "columns"), [(128, 256), (130, 300), (1, 5), (256, 128)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fp8_blocks(rows: int, columns: int, dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

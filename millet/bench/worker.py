@@ -1,0 +1,110 @@
+"""One contender in a process of its own: `Worker` is the near end, `python -m millet.bench.worker NAME` the far one.
+
+They exchange one JSON object a line. Between commands the far end sleeps, so that contenders can take turns without
+disturbing each other; time is taken there, around the call itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from millet.errors import MilletError
+
+
+class Worker:
+    """Starts the far end and talks to it. Use as a context manager."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "millet.bench.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def call(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Have the contender do something. Raises MilletError with what it said when it failed or died."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            answer: dict[str, Any] = json.loads(self._process.stdout.readline() or "{}")
+        except BrokenPipeError:
+            answer = {}
+        if "error" in answer or not answer:
+            reason = answer.get("error") or f"its process ended with exit code {self._process.wait()}"
+            raise MilletError(f"the benchmark of {self.name} failed at {do}: {reason}")
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def peak_memory() -> int:
+    """The most bytes this process has had resident so far.
+
+    On Linux not from getrusage, whose figure is inherited from the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
+    """The far end: answer commands until there are no more."""
+    import torch  # before anything else, so that its share of the memory is known
+
+    bare = peak_memory()
+    from millet.bench.peers import CONTENDERS
+
+    contender = CONTENDERS[name]()
+    for line in commands:
+        command = json.loads(line)
+        started = time.perf_counter()
+        answer: dict[str, Any] = {}
+        try:
+            match command["do"]:
+                case "start":
+                    contender.start()
+                    answer = {"threads": torch.get_num_threads(), "versions": contender.versions(), "bare_bytes": bare}
+                case "load":
+                    answer = contender.load(command["model"])
+                case "generate":
+                    answer["token_ids"] = contender.generate(command["prompts"], command["new_tokens"])
+        except Exception as error:
+            answer = {"error": str(error) or repr(error)}
+        answer |= {"seconds": time.perf_counter() - started, "peak_bytes": peak_memory()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    serve(sys.argv[1], sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

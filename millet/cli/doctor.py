@@ -1,0 +1,218 @@
+"""`millet doctor`: what this machine has, what it can reach, and how each model would run on it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from millet import __version__
+from millet.cli.terminal import clean, console
+from millet.errors import MilletError
+from millet.models.catalog import catalog, unknown
+
+if TYPE_CHECKING:
+    from millet.engine.planner import Cost
+    from millet.kernels.cpu import CPU, Memory
+    from millet.kernels.roof import Roof
+
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Only this one: a name, a directory or a .gguf file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Examine this machine: processor, memory, measured speed, and which models fit and how fast they will be."""
+    if model is not None and model not in catalog() and not Path(model).expanduser().exists():
+        raise unknown(model)
+    screen = console()
+    if screen.is_terminal and not as_json:
+        with screen.status("measuring this machine"):
+            findings = examine(model)
+    else:
+        findings = examine(model)
+    if as_json:
+        print(json.dumps(findings, indent=2, ensure_ascii=False))
+    else:
+        show(screen, findings)
+
+
+def examine(model: str | None = None) -> dict[str, Any]:
+    """Everything that `doctor` reports, ready for JSON. Bytes, GB/s, GFLOP/s, tokens/s."""
+    import torch
+
+    from millet.kernels.cpu import Memory, read_cpu, read_memory
+    from millet.kernels.roof import measure_roof
+    from millet.models.hub import home
+
+    cpu, memory = read_cpu(), read_memory()
+    roof = measure_roof("cpu", cpu)
+    gpu: dict[str, Any] | None = None
+    place = (roof, memory)
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        place = (measure_roof("cuda"), Memory(total, free))
+        gpu = {"name": torch.cuda.get_device_name(), "memory": asdict(place[1]), "roof": asdict(place[0])}
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    return {
+        "millet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_kernels": torch.backends.cpu.get_cpu_capability(),
+        "processor": asdict(cpu),
+        "memory": asdict(memory),
+        "roof": asdict(roof),
+        "gpu": gpu,
+        "compiler": compiler,
+        "home": str(home()),
+        "disk_free": shutil.disk_usage(_existing(home())).free,
+        "notes": notes(cpu, gpu is not None, compiler, torch.backends.mkldnn.is_available()),
+        "models": [prospects(name, cpu, *place) for name in ([model] if model else catalog())],
+    }
+
+
+def notes(cpu: CPU, gpu: bool, compiler: str | None, onednn: bool) -> list[str]:
+    """What is missing here or present but unused, and what it would change."""
+    found = []
+    if not gpu and shutil.which("nvidia-smi"):
+        found.append("GPU: there is an NVIDIA GPU, but this PyTorch cannot use it; install PyTorch built for CUDA.")
+    elif not gpu:
+        found.append("GPU: none. An NVIDIA GPU would run models in bf16 at the speed of its own memory.")
+    if compiler is None:
+        found.append("Compiler: none. Nothing in this version needs one.")
+    else:
+        found.append(f"Compiler: {compiler}. This version works without one and does not use it.")
+    if not onednn:
+        found.append(
+            "oneDNN: this PyTorch is built without it; with it, products of small batches are 2-3 times faster."
+        )
+    if not cpu.native_bf16:
+        found.append("bf16: not in this processor's instructions, so models always run in fp32 here.")
+    return found
+
+
+def prospects(model: str, cpu: CPU, roof: Roof, memory: Memory) -> dict[str, Any]:
+    """How one model would run. `exact` is False while it is not on this machine and only its size is known."""
+    from millet.engine.planner import plan
+
+    entry = catalog().get(model)
+    path = _path(model)
+    try:
+        cost, context = _cost(path) if path else (None, 0)
+    except MilletError as error:
+        return {"name": model, "here": True, "error": str(error)}
+    if cost is None:
+        if entry is None or entry.parameters is None:
+            return {"name": model, "here": False, "error": "its size is not known before it is pulled"}
+        cost, context = _estimate(entry.parameters), entry.context or 0
+    it = asdict(plan(cost, context, roof, cpu, memory))
+    return {"name": model, "here": path is not None, "exact": path is not None, "parameters": cost.parameters} | it
+
+
+def _path(model: str) -> Path | None:
+    """The model's file or directory on this machine."""
+    from millet.models.hub import locate
+
+    return locate(model) if model in catalog() else Path(model).expanduser()
+
+
+def _cost(path: Path) -> tuple[Cost, int]:
+    """Sizes and context length of a model on disk; its weights stay there."""
+    from millet.engine.planner import Cost
+    from millet.models.load import read_config
+
+    config = read_config(path)
+    return Cost.of(config), config.max_position_embeddings
+
+
+def _estimate(parameters: int) -> Cost:
+    from millet.engine.planner import Cost
+
+    return Cost(parameters=parameters)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above `path` that is there already."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def show(screen: Console, findings: dict[str, Any]) -> None:
+    """The findings as two tables and a few lines; without lines and colours where they are not for a terminal."""
+    width = None if screen.is_terminal else max(screen.width, 160)
+    screen.print(_machine(findings), width=width)
+    screen.print()
+    screen.print(_models(findings["models"], screen.is_terminal), width=width)
+    if not all(row.get("exact", True) for row in findings["models"]):
+        screen.print(
+            "~ estimated from the size alone: not on this machine yet, `millet pull NAME` gets it", style="dim"
+        )
+    screen.print()
+    for note in findings["notes"]:
+        screen.print(note, width=width)
+
+
+def _machine(findings: dict[str, Any]) -> Table:
+    processor, memory, roof, gpu = (findings[key] for key in ("processor", "memory", "roof", "gpu"))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("Millet", f"{findings['millet']}, Python {findings['python']}, PyTorch {findings['torch']}")
+    table.add_row("Processor", clean(f"{processor['name']} ({processor['architecture']})"))
+    table.add_row(
+        "Features", f"{' '.join(processor['features']) or 'none known'}; PyTorch uses {findings['torch_kernels']}"
+    )
+    table.add_row("Cores", f"{processor['cores']} usable, {roof['threads']} threads for PyTorch")
+    table.add_row("Memory", f"{_gb(memory['available'])} free of {_gb(memory['total'])}")
+    table.add_row("Reading", f"{roof['read']:.1f} GB/s, measured")
+    table.add_row("Arithmetic", _arithmetic(roof))
+    if gpu:
+        table.add_row(
+            "GPU", clean(f"{gpu['name']}, {_gb(gpu['memory']['available'])} free of {_gb(gpu['memory']['total'])}")
+        )
+        table.add_row("", f"{gpu['roof']['read']:.0f} GB/s, {_arithmetic(gpu['roof'])}")
+    table.add_row("Models in", clean(f"{findings['home']}, {_gb(findings['disk_free'])} free"))
+    return table
+
+
+def _arithmetic(roof: dict[str, Any]) -> str:
+    bf16 = f", bf16 {roof['bf16']:.0f}" if roof["bf16"] else ""
+    return f"fp32 {roof['fp32']:.0f}{bf16} GFLOP/s, measured"
+
+
+def _models(rows: list[dict[str, Any]], lines: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if lines else None, padding=(0, 1) if lines else (0, 2, 0, 0))
+    table.add_column("Model")
+    for heading in ("Weights", "Needs", "Fits", "Prefill/s", "1 reply/s", "8 at once", "32 at once", "Cache"):
+        table.add_column(heading, justify="right")
+    table.add_column("How")
+    for row in rows:
+        if "error" in row:
+            table.add_row(clean(row["name"]), *[""] * 8, clean(row["error"]))
+            continue
+        about = "" if row["exact"] else "~"
+        speeds = [f"{about}{speed:.3g}" for speed in (row["prefill"], *row["decode"].values())]
+        table.add_row(
+            clean(row["name"]),
+            _gb(row["weights"]),
+            about + _gb(row["needed"]),
+            "yes" if row["fits"] else "no",
+            *(speeds if row["fits"] else [""] * len(speeds)),
+            f"{row['cache_tokens']:,}" if row["cache_tokens"] is not None and row["fits"] else "",
+            row["path"],
+        )
+    return table
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

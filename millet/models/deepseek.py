@@ -1,0 +1,81 @@
+"""Multi-head latent attention (MLA) of DeepSeek V2, V3 and R1: keys and values are kept as one small latent per token.
+
+Every head's key is [W_key latent; rope key] and its value is W_value latent, where the latent (R numbers) and the rope
+key (P numbers) are the same for all heads. Two ways to the same result:
+
+- naive: expand the latent into every head's key and value, then attend as usual. Used without a cache: it is the
+  cheaper one when each latent is used by about as many queries as there are heads.
+- absorbed: q . (W_key c) = (W_key^T q) . c, so the query is taken into latent space once and attends to the latents
+  themselves, one key/value head for all; W_value is applied to the mixture. The cache holds R + P numbers per token,
+  and decoding reads those instead of H * (N + P + W).
+
+Sources: DeepSeek-V2 (arXiv 2405.04434), section 2.1; DeepSeek-V3 (arXiv 2412.19437), section 2.1.1.
+
+Shape legend: T tokens, D model width, H heads, R latent rank, W value width of a head; a query or key head has
+K = N + P entries: N without position, P rotated.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from millet.kernels.attention import Attention
+from millet.models.config import ModelConfig
+from millet.models.rope import Rotation, softmax_factor
+
+LATENT_EPS = 1e-6  # of the norms on the latents, whatever rms_norm_eps the rest of the model has
+
+
+class LatentAttention(nn.Module):
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        assert config.mla is not None
+        mla, width, heads, bias = config.mla, config.hidden_size, config.num_heads, config.attention_bias
+        if mla.q_lora_rank is None:
+            self.q_proj = nn.Linear(width, heads * config.head_dim, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(width, mla.q_lora_rank, bias)
+            self.q_a_layernorm = nn.RMSNorm(mla.q_lora_rank, LATENT_EPS)
+            self.q_b_proj = nn.Linear(mla.q_lora_rank, heads * config.head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(width, mla.kv_lora_rank + mla.qk_rope_head_dim, bias)
+        self.kv_a_layernorm = nn.RMSNorm(mla.kv_lora_rank, LATENT_EPS)
+        self.kv_b_proj = nn.Linear(mla.kv_lora_rank, heads * (mla.qk_nope_head_dim + mla.v_head_dim), bias=False)
+        self.o_proj = nn.Linear(heads * mla.v_head_dim, width, bias)
+        self.mla = mla
+        self.index = index
+        self.num_heads = heads
+        self.scale = config.head_dim**-0.5 * softmax_factor(config.rope)
+
+    def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+        mla = self.mla
+        q_THK = self._queries(x_TD).unflatten(-1, (self.num_heads, -1))
+        q_nope_THN, q_rope_THP = q_THK.split((mla.qk_nope_head_dim, mla.qk_rope_head_dim), -1)
+        latent_TR, k_rope_TP = self.kv_a_proj_with_mqa(x_TD).split((mla.kv_lora_rank, mla.qk_rope_head_dim), -1)
+        latent_TR = self.kv_a_layernorm(latent_TR)
+        q_rope_THP, k_rope_T1P = rotation(q_rope_THP), rotation(k_rope_TP[:, None])
+        attend = self._absorbed if attention.absorbed else self._naive
+        return self.o_proj(attend(q_nope_THN, q_rope_THP, latent_TR, k_rope_T1P, attention).flatten(1))
+
+    def _queries(self, x_TD: Tensor) -> Tensor:
+        if self.mla.q_lora_rank is None:
+            return self.q_proj(x_TD)
+        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD)))
+
+    def _naive(
+        self, q_nope_THN: Tensor, q_rope_THP: Tensor, latent_TR: Tensor, k_rope_T1P: Tensor, attention: Attention
+    ) -> Tensor:
+        n, w = self.mla.qk_nope_head_dim, self.mla.v_head_dim
+        k_nope_THN, v_THW = self.kv_b_proj(latent_TR).unflatten(-1, (self.num_heads, n + w)).split((n, w), -1)
+        q_THK = torch.cat((q_nope_THN, q_rope_THP), -1)
+        k_THK = torch.cat((k_nope_THN, k_rope_T1P.expand_as(q_rope_THP)), -1)
+        return attention.attend(self.index, q_THK, k_THK, v_THW, scale=self.scale, value_width=w)
+
+    def _absorbed(
+        self, q_nope_THN: Tensor, q_rope_THP: Tensor, latent_TR: Tensor, k_rope_T1P: Tensor, attention: Attention
+    ) -> Tensor:
+        n, w, r = self.mla.qk_nope_head_dim, self.mla.v_head_dim, self.mla.kv_lora_rank
+        w_key_HNR, w_value_HWR = self.kv_b_proj.weight.view(self.num_heads, n + w, r).split((n, w), 1)
+        q_latent_THR = torch.einsum("thn,hnr->thr", q_nope_THN, w_key_HNR)
+        q_THK = torch.cat((q_latent_THR, q_rope_THP), -1)
+        k_T1K = torch.cat((latent_TR[:, None], k_rope_T1P), -1)
+        mixture_THR = attention.attend(self.index, q_THK, k_T1K, None, scale=self.scale, value_width=r)
+        return torch.einsum("thr,hwr->thw", mixture_THR, w_value_HWR)

@@ -1,0 +1,193 @@
+"""From a name or a path to a `Model`: find it, see that it fits, read its configuration, tokenizer and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from millet.errors import BadRequest, BadWeights, OutOfMemory, UnknownModel, UnsupportedModel
+from millet.kernels.cpu import choose_dtype, read_cpu, read_memory
+from millet.models.catalog import catalog
+from millet.models.chat_template import ChatTemplate
+from millet.models.checkpoint import SafetensorsWeights
+from millet.models.config import ModelConfig
+from millet.models.gguf import GGUFFile, GGUFWeights
+from millet.models.gguf_config import config_from_gguf
+from millet.models.hub import locate, pull
+from millet.models.model import Model
+from millet.models.tokenizer import Tokenizer
+from millet.models.weights import Weights, agreed, fill, unfilled
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+GGUF_SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
+
+# Tokens that end a turn in some chat format. One that a model's own template writes ends that model's replies too,
+# whether or not its configuration lists it: several releases forget to.
+ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a model's files hold, before any memory is taken for weights."""
+
+    config: ModelConfig
+    weights: Weights
+    tokenizer: Tokenizer
+    template: str | None
+    eos_token_ids: tuple[int, ...]
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+
+def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | None = None) -> Model:
+    """A model by its name in the catalog (pulled first if it is not here), or by its place: a directory, a .gguf file,
+    or "hf:org/name".
+
+    dtype: "float32", "bfloat16" or "float16"; by default fp32 on a CPU and bf16 on a GPU. device: "cpu", "cuda", ...;
+    by default a GPU where there is one. Raises UnknownModel, UnsupportedModel, BadWeights, OutOfMemory, DownloadFailed.
+    """
+    name = str(name_or_path)
+    path = _find(name)
+    place = _device(device)
+    parts = _from_gguf(path) if path.is_file() else _from_directory(path)
+    try:
+        config = agreed(parts.config, parts.weights)
+        number = _dtype(dtype, config, place)
+        _check_memory(name, config, number, place)
+        network = unfilled(config)
+        fill(network, parts.weights, number, place)
+    finally:
+        parts.weights.close()
+    entry = catalog().get(name)
+    return Model(
+        name=name if entry else path.name,
+        path=path,
+        config=config,
+        network=network.eval(),
+        tokenizer=parts.tokenizer,
+        template=ChatTemplate(parts.template, parts.tokenizer.special_tokens) if parts.template else None,
+        sampling_defaults={**parts.sampling, **(entry.sampling if entry else {})},
+        eos_token_ids=parts.eos_token_ids,
+        dtype=number,
+        device=place,
+    )
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser()
+    if name in catalog() or not path.exists():
+        path = locate(name) or pull(name)
+    if path.is_dir() and not (path / "config.json").exists():
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) > 1:
+            raise UnknownModel(f"{path} has {len(ggufs)} .gguf files; name one, for example {ggufs[0]}")
+        if not ggufs:
+            raise UnknownModel(f"{path} has neither a config.json nor a .gguf file; check the path")
+        path = ggufs[0]
+    return path
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadRequest(f"device {name!r} is unknown; use cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadRequest(f"device {name!r} was asked for, but PyTorch sees no GPU; use cpu or install PyTorch for CUDA")
+    return device
+
+
+def _dtype(name: str | None, config: ModelConfig, device: torch.device) -> torch.dtype:
+    if name is None:
+        name = choose_dtype(device.type, 4 * config.num_parameters, read_cpu(), read_memory())
+    if name not in DTYPES:
+        raise BadRequest(f"dtype {name!r} is unknown; use {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _check_memory(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    needed = config.num_parameters * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else read_memory().available
+    if needed > free:
+        raise OutOfMemory(
+            f"the weights of {name} need {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and "
+            f"{free / 1e9:.1f} GB are free on {device}; close other programs or choose a smaller model"
+        )
+
+
+def _from_gguf(path: Path) -> _Parts:
+    gguf = GGUFFile(path)
+    config = ModelConfig.from_hf(config_from_gguf(gguf))
+    weights = GGUFWeights(gguf)
+    tokenizer = Tokenizer.from_gguf(gguf.metadata)
+    template = gguf.metadata.get("tokenizer.chat_template")
+    listed = (gguf.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
+    named = {ours: gguf.metadata.get(f"general.sampling.{theirs}") for theirs, ours in GGUF_SAMPLING.items()}
+    sampling = {key: value for key, value in named.items() if value is not None}
+    ends = _ends((end for end in listed if end is not None), tokenizer, template)
+    return _Parts(config, weights, tokenizer, template, ends, sampling)
+
+
+def _from_directory(path: Path) -> _Parts:
+    hf = _json(path / "config.json")
+    config = ModelConfig.from_hf(hf)
+    weights = SafetensorsWeights(path, _fp8_block(path, hf))
+    settings = _json(path / "tokenizer_config.json", optional=True)
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json", settings)
+    template = _template(path, settings)
+    generation = _json(path / "generation_config.json", optional=True)
+    listed = generation.get("eos_token_id")
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    ends = _ends([*listed, *config.eos_token_ids], tokenizer, template)
+    sampling = {key: generation[key] for key in SAMPLING if generation.get(key) is not None}
+    return _Parts(config, weights, tokenizer, template, ends, sampling)
+
+
+def _json(path: Path, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"{path} cannot be read; get it again") from error
+    if not isinstance(content, dict):
+        raise BadWeights(f"{path} is not an object of names and values; get it again")
+    return content
+
+
+def _fp8_block(path: Path, hf: Mapping[str, Any]) -> tuple[int, int]:
+    quantisation = hf.get("quantization_config") or {}
+    if quantisation.get("quant_method", "fp8") != "fp8":
+        raise UnsupportedModel(
+            f"{path} is quantised with {quantisation['quant_method']}, which is not supported; "
+            "get it unquantised, in DeepSeek's FP8, or as GGUF"
+        )
+    rows, columns = quantisation.get("weight_block_size") or (128, 128)
+    return rows, columns
+
+
+def _template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the tokenizer's settings, where it may be one of several by name."""
+    if (path / "chat_template.jinja").exists():
+        return (path / "chat_template.jinja").read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _ends(listed: Iterable[int], tokenizer: Tokenizer, template: str | None) -> tuple[int, ...]:
+    """What ends a reply: the ids that the files list, the tokenizer's EOS, and the end of a turn in the template."""
+    named = [end for end in ENDS_OF_TURN if template is not None and end in template]
+    if tokenizer.eos_token is not None:
+        named.append(tokenizer.eos_token)
+    ids = (tokenizer.id_of(text) for text in named)
+    return tuple(dict.fromkeys([*listed, *(i for i in ids if i is not None)]))

@@ -1,0 +1,78 @@
+"""A model in memory: network, tokenizer, chat template, and what its authors say about using it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from millet.errors import BadRequest, PromptTooLong
+from millet.kernels.attention import PackedAttention
+from millet.models.chat_template import ChatTemplate
+from millet.models.checkpoint import save
+from millet.models.config import ModelConfig
+from millet.models.network import Network
+from millet.models.tokenizer import Tokenizer
+
+LOGITS = 1 << 23  # logits in memory at once, for log-probabilities without gradients: 32 MB of fp32
+
+
+@dataclass(eq=False)
+class Model:
+    """`name` is what it was loaded by, `path` where from. `template` is None for a model without a chat format.
+
+    `sampling_defaults` has those of temperature, top_p, top_k, min_p and repetition_penalty that its authors recommend.
+    Any of `eos_token_ids` ends a reply.
+    """
+
+    name: str
+    path: Path
+    config: ModelConfig
+    network: Network
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    sampling_defaults: dict[str, float]
+    eos_token_ids: tuple[int, ...]
+    dtype: torch.dtype = field(default=torch.float32)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probability of every token after the first, given those before it: fp32 [len(ids) - 1] per sequence.
+
+        All sequences go through the network at once, packed. With gradients enabled the result can be differentiated;
+        without, the logits of only a few rows exist at a time. A sequence of fewer than two tokens gives an empty one.
+        """
+        for ids in sequences:
+            self._check(ids)
+        lengths = [max(0, len(ids) - 1) for ids in sequences]
+        if not any(lengths):
+            return [torch.empty(0, device=self.device) for _ in sequences]
+        inputs_T = self._packed([ids[:-1] for ids in sequences])
+        targets_T = self._packed([ids[1:] for ids in sequences])
+        hidden_TD = self.network(inputs_T, PackedAttention([n for n in lengths if n], self.device))
+        return list(torch.cat(list(self._logprobs(hidden_TD, targets_T))).split(lengths))
+
+    def save(self, directory: str | Path, max_shard_bytes: int = 4 << 30) -> None:
+        """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
+        save(self, directory, max_shard_bytes)
+
+    def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor) -> Iterator[Tensor]:
+        rows = len(hidden_TD) if hidden_TD.requires_grad else max(1, LOGITS // self.config.vocab_size)
+        for hidden_ND, targets_N in zip(hidden_TD.split(rows), targets_T.split(rows), strict=True):
+            yield -F.cross_entropy(self.network.head(hidden_ND), targets_N, reduction="none")
+
+    def _packed(self, sequences: list[Sequence[int]]) -> Tensor:
+        return torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64, device=self.device)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if len(ids) > self.config.max_position_embeddings:
+            raise PromptTooLong(
+                f"a sequence of {len(ids)} tokens is longer than the {self.config.max_position_embeddings} "
+                f"that {self.name} was made for; shorten it"
+            )
+        if ids and (min(ids) < 0 or max(ids) >= self.config.vocab_size):
+            raise BadRequest(f"token ids go from 0 to {self.config.vocab_size - 1}; encode text with model.tokenizer")

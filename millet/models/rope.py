@@ -1,0 +1,121 @@
+"""Rotary position embedding (RoPE): a query or key is turned, pair by pair, by an angle proportional to its position.
+
+Pair i of a head turns by `position * inv_freq[i]`. Four recipes for the frequencies, by what the checkpoint names:
+
+- default: theta ** (-2i / K)  (Su et al., 2021).
+- linear: all of them divided by the factor (position interpolation, Chen et al., 2023).
+- llama3: long wavelengths divided by the factor, short ones kept, a smooth ramp between (Llama 3.1).
+- yarn: the same idea with the ramp laid over the pair's index, and sharper attention (Peng et al., 2023). The
+  sharpening is a factor on cos and sin, or, in DeepSeek's form (`mscale_all_dim`), on the softmax scale, where it
+  reaches the part of the head that is not rotated as well.
+
+Shape legend: T tokens, H heads, K rotated entries of a head, P = K / 2 pairs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from millet.models.config import RopeConfig
+
+
+class Rotation:
+    """The turn of each row of a batch, made once per forward and shared by all layers. Call it on `x_THK`."""
+
+    def __init__(self, cos_T1K: Tensor, sin_T1K: Tensor, interleaved: bool) -> None:
+        self.cos_T1K = cos_T1K
+        self.sin_T1K = sin_T1K  # negative for the first entry of a pair
+        self.interleaved = interleaved
+
+    def __call__(self, x_THK: Tensor) -> Tensor:
+        """(a, b) -> (a cos - b sin, b cos + a sin), for whichever entries form a pair."""
+        if self.interleaved:
+            partner_THK = x_THK.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        else:
+            partner_THK = x_THK.roll(x_THK.shape[-1] // 2, -1)
+        return torch.addcmul(x_THK * self.cos_T1K, partner_THK, self.sin_T1K)
+
+
+class Rope:
+    """Makes a `Rotation` from positions. Holds no parameters and ignores the default device, so that a network built
+    on the meta device has correct frequencies once its weights are filled."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        self.inv_freq_P = inverse_frequencies(config)
+        self.magnitude = attention_factor(config)
+        self.interleaved = config.interleaved
+
+    def __call__(self, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
+        if self.inv_freq_P.device != positions_T.device:
+            self.inv_freq_P = self.inv_freq_P.to(positions_T.device)
+        angle_TP = positions_T[:, None] * self.inv_freq_P
+        cos_TP, sin_TP = angle_TP.cos() * self.magnitude, angle_TP.sin() * self.magnitude
+        join = _pairs if self.interleaved else _halves
+        cos_TK, sin_TK = join(cos_TP, cos_TP), join(-sin_TP, sin_TP)
+        return Rotation(cos_TK[:, None].to(dtype), sin_TK[:, None].to(dtype), self.interleaved)
+
+
+def _pairs(first_TP: Tensor, second_TP: Tensor) -> Tensor:
+    return torch.stack((first_TP, second_TP), -1).flatten(-2)
+
+
+def _halves(first_TP: Tensor, second_TP: Tensor) -> Tensor:
+    return torch.cat((first_TP, second_TP), -1)
+
+
+def inverse_frequencies(rope: RopeConfig) -> Tensor:
+    """Radians per position of each pair, fp32 on the CPU. [P]"""
+    exponent_P = torch.arange(0, rope.width, 2, dtype=torch.float32, device="cpu") / rope.width
+    inv_freq_P = 1.0 / rope.theta**exponent_P
+    match rope.type:
+        case "linear":
+            return inv_freq_P / rope.factor
+        case "llama3":
+            return _llama3(inv_freq_P, rope)
+        case "yarnx":
+            return _yarn(inv_freq_P, rope)
+        case _:
+            return inv_freq_P
+
+
+def _llama3(inv_freq_P: Tensor, rope: RopeConfig) -> Tensor:
+    turns_P = rope.original_context * inv_freq_P / (2 * math.pi)  # within the original context
+    keep_P = (turns_P - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    return torch.lerp(inv_freq_P / rope.factor, inv_freq_P, keep_P.clamp(0, 1))
+
+
+def _yarn(inv_freq_P: Tensor, rope: RopeConfig) -> Tensor:
+    def pair_with(turns: float) -> float:
+        """The (fractional) index of the pair that makes this many turns within the original context."""
+        return rope.width * math.log(rope.original_context / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = pair_with(rope.beta_fast), pair_with(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.width - 1)
+    index_P = torch.arange(len(inv_freq_P), dtype=torch.float32, device="cpu")
+    stretch_P = ((index_P - low) / max(high - low, 0.001)).clamp(0, 1)
+    return torch.lerp(inv_freq_P, inv_freq_P / rope.factor, stretch_P)
+
+
+def attention_factor(rope: RopeConfig) -> float:
+    """What cos and sin are multiplied by."""
+    if rope.type != "yarn":
+        return 1.0
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
+    return yarn_mscale(rope.factor)
+
+
+def softmax_factor(rope: RopeConfig) -> float:
+    """What the softmax scale of latent attention is multiplied by; squared because it stands for both query and key."""
+    if rope.type != "yarn" or not rope.mscale_all_dim:
+        return 1.0
+    return yarn_mscale(rope.factor, rope.mscale_all_dim) ** 2
+
+
+def yarn_mscale(factor: float, weight: float = 1.0) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

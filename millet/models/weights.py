@@ -1,0 +1,139 @@
+"""Where weights come from, and how they get into a network.
+
+A network is built without memory, on PyTorch's meta device; then `fill` allocates its parameters and has each read into
+its place. So the peak is the model's size plus a few pieces of a file.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from millet.errors import BadWeights
+from millet.models.config import ModelConfig
+from millet.models.network import Network, build
+
+READERS = 8  # threads; more would only wait for memory, and each of them holds a piece
+
+# Old Llama checkpoints carry the frequencies that the configuration already determines.
+IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+
+
+class Weights(Protocol):
+    """Named tensors in some file format, under the names that Hugging Face gives them."""
+
+    source: str
+    """What to call them in an error message."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str, out: Tensor) -> None:
+        """Decode the tensor `name` into `out`, which has its shape and any floating type and device."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def agreed(config: ModelConfig, weights: Weights) -> ModelConfig:
+    """The configuration as far as the weights bear it out; call it before building anything of the size it says.
+
+    Drops MTP modules if none of their weights are there: many checkpoints leave them out. Raises BadWeights when there
+    are fewer layers or experts than it says.
+    """
+    last = f"model.layers.{config.num_layers - 1}."
+    if f"{last}input_layernorm.weight" not in weights.shapes:
+        raise BadWeights(f"{weights.source} has fewer than {config.num_layers} layers; get the whole model again")
+    routed = config.moe if config.moe and config.num_layers > config.moe.first_dense_layers else None
+    experts = routed.num_experts if routed else 0
+    if experts and f"{last}mlp.experts.{experts - 1}.gate_proj.weight" not in weights.shapes:
+        raise BadWeights(f"{weights.source} has fewer than {experts} experts; get the whole model again")
+    prefix = f"model.layers.{config.num_layers}."  # of the first module
+    if config.mtp_layers == 0 or any(name.startswith(prefix) for name in weights.shapes):
+        return config
+    return replace(config, mtp_layers=0, hf=config.hf | {"num_nextn_predict_layers": 0})
+
+
+def unfilled(config: ModelConfig) -> Network:
+    """The network on the meta device: shapes and names, no memory."""
+    with torch.device("meta"), _NoRandomValues():
+        return build(config)
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leaves out the random initial values: on the meta device they are nothing, but the first one makes PyTorch import
+    its compiler, which takes longer than loading a small model."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def fill(network: Network, weights: Weights, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Give every parameter of a network on the meta device its memory and its values.
+
+    The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. Raises BadWeights
+    when a parameter is missing, has another shape than the configuration says, or has no place in the network.
+    """
+    parameters = dict(network.named_parameters())  # what is shared, under its first name only
+    _check(network, parameters, weights)
+    filled = {}
+    for name, parameter in parameters.items():
+        exact = name.endswith("e_score_correction_bias")
+        filled[name] = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
+    _in_parallel(lambda item: weights.read(*item), filled.items())
+    network.load_state_dict(filled, strict=False, assign=True)
+
+
+def _in_parallel(function: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """One tensor per thread, each with PyTorch's own threads off: its parallel loops over pieces of this size wait for
+    each other so often that one busy core makes them many times slower."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(min(threads, READERS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(function, items):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # for threads yet to start: the setting is global for them
+
+
+def _check(network: Network, parameters: Mapping[str, Tensor], weights: Weights) -> None:
+    missing = [name for name in parameters if name not in weights.shapes]
+    if missing:
+        raise BadWeights(f"{weights.source} lacks {_first(missing)}; get the whole model again")
+    for name, parameter in parameters.items():
+        if tuple(parameter.shape) != weights.shapes[name]:
+            found, expected = _by(weights.shapes[name]), _by(parameter.shape)
+            raise BadWeights(
+                f"{name} in {weights.source} is {found} but the configuration says {expected}; "
+                "get weights and configuration of the same model"
+            )
+    # Copies of shared parameters (a tied output head, what MTP modules share) may be there or not.
+    known = network.state_dict().keys() | {"lm_head.weight"}
+    unexpected = [name for name in weights.shapes if name not in known and not _ignorable(name, network.config)]
+    if unexpected:
+        raise BadWeights(
+            f"{weights.source} has weights that the configuration does not know: {_first(unexpected)}; "
+            "get weights and configuration of the same model"
+        )
+
+
+def _ignorable(name: str, config: ModelConfig) -> bool:
+    """Old buffers, and the MTP modules of a checkpoint whose configuration does not mention them."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    beyond = config.mla is not None and layer is not None and int(layer[1]) >= config.num_layers + config.mtp_layers
+    return beyond or IGNORED.fullmatch(name) is not None
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
