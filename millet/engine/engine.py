@@ -253,7 +253,10 @@ class Engine:
                         self._end(generation)
                     if closed:
                         return
-                    for sequence in self._runner.step():
+                    touched = self._runner.step()
+                    if self._requests and not touched:
+                        raise RuntimeError("the engine has requests and nothing to compute: a bug in the scheduler")
+                    for sequence in touched:
                         self._deliver(sequence)
                 except Exception as error:  # whatever broke, every caller must hear of it: no stream may hang
                     self._abandon(error)

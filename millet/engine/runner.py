@@ -151,6 +151,10 @@ class Runner:
                 if sequence.sampling.logprobs and sampled.logprobs:
                     sequence.logprobs.append(sampled.logprobs[i])
                 sequence.append(token)
+                if sequence.unscored and len(sequence.logprobs) == length - sequence.num_prompt:
+                    # An end token was dropped for forced ones: the first of these stands where it stood.
+                    instead = torch.tensor([sequence.token_ids[length]], device=logits_NV.device)
+                    sequence.logprobs += score(logits_NV[[row + guessed]], instead)
                 expected = sequence.drafts[guessed] if guessed < len(sequence.drafts) else None
                 # Forced tokens behind it, or a dropped end token, make the remaining guesses moot.
                 if token == expected and len(sequence.token_ids) == length + 1 and sequence.finish_reason is None:
