@@ -91,4 +91,7 @@ class TransformersContender:
         return {"transformers": version("transformers")}
 
 
-CONTENDERS: dict[str, type[Contender]] = {"millet": MilletContender, "transformers": TransformersContender}
+PEERS: dict[str, type[Contender]] = {"transformers": TransformersContender}
+"""By the name that is also their package's."""
+
+CONTENDERS: dict[str, type[Contender]] = {"millet": MilletContender, **PEERS}

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millet.cli.conversation import Answer, Conversation
-from millet.cli.render import View, play, view_on
-from millet.cli.terminal import clean, console
+from millet.cli.pull import ensure
+from millet.cli.render import View, play, play_whole, view_on
+from millet.cli.terminal import console
 from millet.errors import BadRequest
 from millet.models.catalog import default_model
 
 if TYPE_CHECKING:
-    from millet.reasoning.assistant import Assistant
+    from millet.reasoning.assistant import Assistant, Options
+    from millet.reasoning.prompt import Think
 
 DEFAULT_MODEL = default_model()
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
@@ -48,27 +49,26 @@ VoteOption = Annotated[
 SystemOption = Annotated[str | None, typer.Option(help="Instructions that stand before the conversation.")]
 
 
-@dataclass(slots=True)
-class Settings:
-    """How replies are to be made: the arguments of `Assistant.stream` that a person chooses."""
+def reply_options(
+    think: str, max_tokens: int, temperature: float | None, top_p: float | None, seed: int | None
+) -> Options:
+    """What `Assistant.stream` is asked for. Raises BadRequest for a mode of thinking that there is not."""
+    return {
+        "think": parse_think(think),
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
 
-    think: str | int = "on"
-    max_tokens: int = 2048
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def parse_think(text: str) -> str | int:
-    """ "off", "auto", "on", or a whole number: the budget in tokens. Raises BadRequest."""
-    text = text.strip().lower()
-    if text in ("off", "auto", "on"):
-        return text
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
+def parse_think(text: str) -> Think:
+    """A mode, or a budget in tokens. Raises BadRequest."""
+    match text.strip().lower():
+        case "off" | "auto" | "on" as mode:
+            return mode
+        case number if number.isascii() and number.isdigit():
+            return int(number)
     raise BadRequest(f"think is {text!r}; it must be off, auto, on, or a number of tokens such as 256")
 
 
@@ -87,12 +87,12 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask one question and see the model think, then answer."""
-    settings = Settings(parse_think(think), max_tokens, temperature, top_p, seed)
+    options = reply_options(think, max_tokens, temperature, top_p, seed)
     conversation = Conversation(system)
     conversation.ask(with_input(question))
     out = console()
     view = SilentView() if as_json else view_on(out, console(stderr=True))
-    answer = answer_once(model, conversation, settings, view)
+    answer = answer_once(model, conversation, options, view, vote=vote)
     if as_json:
         typer.echo(json.dumps(answer.to_dict()))
     if answer.stopped:
@@ -123,16 +123,17 @@ def with_input(question: str | None) -> str:
 
 def open_assistant(name: str, view: View) -> Assistant:
     """The model by that name, ready to answer; pulled first, with a progress bar, where it is not here yet."""
-    with view.waiting(f"Loading {clean(name)}…"):
+    ensure(name)
+    with view.waiting(f"Loading {name}…"):
         from millet.reasoning.assistant import Assistant
 
         return Assistant(name)
 
 
-def answer_once(model: str, conversation: Conversation, settings: Settings, view: View, *, vote: int = 1) -> Answer:
+def answer_once(model: str, conversation: Conversation, options: Options, view: View, *, vote: int = 1) -> Answer:
     """Answer the conversation's last question. Where Ctrl-C stops the reply, what came of it is returned."""
-    assistant = open_assistant(model, view)
-    try:
-        return play(assistant.stream(conversation.messages(), **settings.arguments()), view, model)
-    finally:
-        assistant.engine.close()
+    with open_assistant(model, view) as assistant:
+        messages = conversation.messages()
+        if vote == 1:
+            return play(assistant.stream(messages, **options), view, assistant.model.name)
+        return play_whole(lambda: assistant.chat(messages, vote=vote, **options), view, assistant.model.name)

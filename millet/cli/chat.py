@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Generator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from millet.cli.ask import (
     MaxTokensOption,
     ModelOption,
     SeedOption,
-    Settings,
     SystemOption,
     TemperatureOption,
     ThinkOption,
@@ -27,17 +25,18 @@ from millet.cli.ask import (
     answer_once,
     open_assistant,
     parse_think,
+    reply_options,
     with_input,
 )
 from millet.cli.conversation import Conversation, Turn
-from millet.cli.prompt import Prompt
+from millet.cli.prompt import Prompt, prompt_on_terminal
 from millet.cli.render import View, play, view_on
 from millet.cli.terminal import clean, console
 from millet.errors import BadRequest, MilletError, PromptTooLong
 from millet.models.hub import home
 
 if TYPE_CHECKING:
-    from millet.reasoning.assistant import Assistant, Event
+    from millet.reasoning.assistant import Assistant, Event, Options
 
 COMMANDS = {
     "/think": "off | auto | on | N: whether the model thinks first, or for at most N tokens",
@@ -49,7 +48,7 @@ COMMANDS = {
     "/exit": "leave (as Ctrl-D does)",
 }
 WRITING = """\
-Enter sends. Alt-Enter (Esc, then Enter) begins a new line; so does Enter after a backslash, or inside \"\"\"quotes\"\"\".
+Enter sends. Alt-Enter (Esc, then Enter) begins a new line; as does Enter after a backslash or in \"\"\"quotes\"\"\".
 Ctrl-C stops a reply and keeps what came of it. A message that begins with a slash needs a space before it."""
 
 
@@ -63,33 +62,33 @@ def chat(
     system: SystemOption = None,
 ) -> None:
     """Talk with a model. Piped input is answered once: echo "..." | millet chat"""
-    settings = Settings(parse_think(think), max_tokens, temperature, top_p, seed)
+    options = reply_options(think, max_tokens, temperature, top_p, seed)
     conversation = Conversation(system)
     out, errors = console(), console(stderr=True)
     if not sys.stdin.isatty():
         conversation.ask(with_input(None))
-        answer = answer_once(model, conversation, settings, view_on(out, errors, plain=True))
+        answer = answer_once(model, conversation, options, view_on(out, errors, plain=True))
         if answer.stopped:
             raise typer.Exit(INTERRUPTED)
         return
     view = view_on(out, errors)
-    session = Chat(open_assistant(model, view), conversation, settings, view, out)
-    out.print(Text(f"{session.assistant.name}. /help lists the commands.", style="dim"))
+    session = Chat(open_assistant(model, view), conversation, options, view, out)
+    out.print(Text(f"{session.assistant.model.name}. /help lists the commands.", style="dim"))
     try:
-        session.run(Prompt(COMMANDS, home() / "chat_history"))
+        session.run(prompt_on_terminal(COMMANDS, home() / "chat_history"))
     finally:
-        session.assistant.engine.close()
+        session.assistant.close()
 
 
 class Chat:
     """A conversation between a person and an assistant, and the commands that steer it."""
 
     def __init__(
-        self, assistant: Assistant, conversation: Conversation, settings: Settings, view: View, out: Console
+        self, assistant: Assistant, conversation: Conversation, options: Options, view: View, out: Console
     ) -> None:
         self.assistant = assistant
         self.conversation = conversation
-        self.settings = settings
+        self.options = options
         self._view = view
         self._out = out
 
@@ -135,8 +134,9 @@ class Chat:
     def reply(self, turn: Turn) -> None:
         """Let the assistant answer the turn, which is the last one; without a reply the turn does not stay."""
         before, turn.answer = turn.answer, None
+        self._out.print()
         try:
-            turn.answer = play(self._events(), self._view, self.assistant.name)
+            turn.answer = play(self._events(), self._view, self.assistant.model.name)
         finally:
             if turn.answer is None:
                 turn.answer = before
@@ -145,40 +145,46 @@ class Chat:
         self._out.print()
 
     def _events(self) -> Generator[Event, None, None]:
-        """The reply's events. Where the conversation is too long, the oldest turns are left out, and a line says so."""
-        left_out = 0
+        """The reply's events. Where the conversation has outgrown the context, the oldest turns are left out."""
+        before = self.conversation.forgotten
+        while self._crowded() and self.conversation.forget_oldest():
+            pass
         while True:
-            events = self.assistant.stream(self.conversation.messages(), **self.settings.arguments())
             try:
-                with closing(events):
-                    for event in events:
-                        if left_out:
-                            self._say(f"The conversation has outgrown the context: left out the oldest {left_out}.")
-                            left_out = 0
-                        yield event
-                return
+                events = self.assistant.stream(self.conversation.messages(), **self.options)
+                break
             except PromptTooLong:
                 if not self.conversation.forget_oldest():
                     raise
-                left_out += 1
+        if left_out := self.conversation.forgotten - before:
+            turns = "oldest turn" if left_out == 1 else f"{left_out} oldest turns"
+            self._say(f"The model's context is full: it no longer sees the {turns}.")
+        return events
+
+    def _crowded(self) -> bool:
+        """Whether the messages leave less room than a reply may need, or than a quarter of the context."""
+        encode = self.assistant.model.tokenizer.encode
+        context = self.assistant.engine.context_length
+        used = sum(len(encode(message["content"])) for message in self.conversation.messages())
+        return used > context - min(self.options.get("max_tokens") or context, context // 4)
 
     def _think(self, mode: str) -> None:
         if mode:
-            self.settings.think = parse_think(mode)
-        self._say(f"think: {self.settings.think}")
+            self.options["think"] = parse_think(mode)
+        self._say(f"think: {self.options.get('think')}")
 
     def _model(self, name: str) -> None:
         if name:
             assistant = open_assistant(name, self._view)
-            self.assistant.engine.close()
+            self.assistant.close()
             self.assistant = assistant
-        self._say(f"model: {self.assistant.name}")
+        self._say(f"model: {self.assistant.model.name}")
 
     def _retry(self) -> None:
         if not self.conversation.turns:
             raise BadRequest("there is no question to answer again; ask one first")
-        if self.settings.seed is not None:
-            self.settings.seed += 1  # the same seed would give the same reply
+        if (seed := self.options.get("seed")) is not None:
+            self.options["seed"] = seed + 1  # the same would give the same reply
         self.reply(self.conversation.turns[-1])
 
     def _save(self, path: str, overwrite: bool) -> None:

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from millet import __version__
 from millet.cli.terminal import clean, console
-from millet.errors import MilletError
-from millet.models.catalog import catalog, unknown
+from millet.errors import BadWeights, MilletError
+from millet.models.catalog import catalog
+from millet.models.hub import home, locate
 
 if TYPE_CHECKING:
     from millet.engine.planner import Cost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from millet.kernels.roof import Roof
 
 _COMPILERS = ("c++", "g++", "clang++")
+_WIDTH = 200  # of lines that go to a file or a program, which nobody folds
 
 
 def doctor(
@@ -34,8 +36,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Examine this machine: processor, memory, measured speed, and which models fit and how fast they will be."""
-    if model is not None and model not in catalog() and not Path(model).expanduser().exists():
-        raise unknown(model)
+    if model is not None:
+        locate(model)  # a name that nothing has is refused before anything is measured
     screen = console()
     if screen.is_terminal and not as_json:
         with screen.status("measuring this machine"):
@@ -54,7 +56,6 @@ def examine(model: str | None = None) -> dict[str, Any]:
 
     from millet.kernels.cpu import Memory, read_cpu, read_memory
     from millet.kernels.roof import measure_roof
-    from millet.models.hub import home
 
     cpu, memory = read_cpu(), read_memory()
     roof = measure_roof("cpu", cpu)
@@ -104,10 +105,10 @@ def notes(cpu: CPU, gpu: bool, compiler: str | None, onednn: bool) -> list[str]:
 
 def prospects(model: str, cpu: CPU, roof: Roof, memory: Memory) -> dict[str, Any]:
     """How one model would run. `exact` is False while it is not on this machine and only its size is known."""
-    from millet.engine.planner import plan
+    from millet.engine.planner import Cost, plan
 
     entry = catalog().get(model)
-    path = _path(model)
+    path = locate(model)
     try:
         cost, context = _cost(path) if path else (None, 0)
     except MilletError as error:
@@ -115,31 +116,26 @@ def prospects(model: str, cpu: CPU, roof: Roof, memory: Memory) -> dict[str, Any
     if cost is None:
         if entry is None or entry.parameters is None:
             return {"name": model, "here": False, "error": "its size is not known before it is pulled"}
-        cost, context = _estimate(entry.parameters), entry.context or 0
+        cost, context = Cost(parameters=entry.parameters), entry.context or 0
     it = asdict(plan(cost, context, roof, cpu, memory))
     return {"name": model, "here": path is not None, "exact": path is not None, "parameters": cost.parameters} | it
-
-
-def _path(model: str) -> Path | None:
-    """The model's file or directory on this machine."""
-    from millet.models.hub import locate
-
-    return locate(model) if model in catalog() else Path(model).expanduser()
 
 
 def _cost(path: Path) -> tuple[Cost, int]:
     """Sizes and context length of a model on disk; its weights stay there."""
     from millet.engine.planner import Cost
-    from millet.models.load import read_config
+    from millet.models.config import ModelConfig
+    from millet.models.gguf import GGUFFile
+    from millet.models.gguf_config import config_from_gguf
 
-    config = read_config(path)
+    if path.is_dir() and not (path / "config.json").exists():
+        path = next(iter(sorted(path.glob("*.gguf"))), path / "config.json")
+    try:
+        hf = json.loads((path / "config.json").read_bytes()) if path.is_dir() else config_from_gguf(GGUFFile(path))
+    except (OSError, ValueError) as error:
+        raise BadWeights(f"{path} cannot be read ({error}); check the path") from error
+    config = ModelConfig.from_hf(hf)
     return Cost.of(config), config.max_position_embeddings
-
-
-def _estimate(parameters: int) -> Cost:
-    from millet.engine.planner import Cost
-
-    return Cost(parameters=parameters)
 
 
 def _existing(path: Path) -> Path:
@@ -149,17 +145,18 @@ def _existing(path: Path) -> Path:
 
 def show(screen: Console, findings: dict[str, Any]) -> None:
     """The findings as two tables and a few lines; without lines and colours where they are not for a terminal."""
-    width = None if screen.is_terminal else max(screen.width, 160)
-    screen.print(_machine(findings), width=width)
+    if not screen.is_terminal:
+        screen.width = max(screen.width, _WIDTH)
+    screen.print(_machine(findings))
     screen.print()
-    screen.print(_models(findings["models"], screen.is_terminal), width=width)
+    screen.print(_models(findings["models"], screen.is_terminal))
     if not all(row.get("exact", True) for row in findings["models"]):
         screen.print(
             "~ estimated from the size alone: not on this machine yet, `millet pull NAME` gets it", style="dim"
         )
     screen.print()
     for note in findings["notes"]:
-        screen.print(note, width=width)
+        screen.print(note)
 
 
 def _machine(findings: dict[str, Any]) -> Table:
@@ -193,7 +190,7 @@ def _arithmetic(roof: dict[str, Any]) -> str:
 def _models(rows: list[dict[str, Any]], lines: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD if lines else None, padding=(0, 1) if lines else (0, 2, 0, 0))
     table.add_column("Model")
-    for heading in ("Weights", "Needs", "Fits", "Prefill/s", "1 reply/s", "8 at once", "32 at once", "Cache"):
+    for heading in ("Weights", "Needs", "Fits", "Prefill tok/s", "Decode 1", "8", "32 at once", "Cache tok"):
         table.add_column(heading, justify="right")
     table.add_column("How")
     for row in rows:

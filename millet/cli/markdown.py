@@ -133,19 +133,30 @@ def split_finished(text: str) -> tuple[list[str], str]:
     The rest begins with the last block that complete lines opened: a line still being written may turn out to be
     something else (`***` is a rule, `***bold***` is not).
     """
-    starts = [token.map[0] for token in _PARSER.parse(text[: text.rfind("\n") + 1]) if token.level == 0 and token.map]
-    lines = text.split("\n")
-    cuts = sorted(set(starts)) or [0]
-    blocks = ["\n".join(lines[start:end]) for start, end in pairwise(cuts)]
-    return blocks, "\n".join(lines[cuts[-1] :])
+    complete = text.rfind("\n") + 1
+    *finished, last = _blocks(text[:complete])
+    return finished, last + text[complete:]
+
+
+def _blocks(text: str) -> list[str]:
+    """The top-level blocks of the text, each with the blank lines below it; at least one, which may be empty."""
+    starts = {token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map}
+    lines = re.split(r"(?<=\n)", text)  # not splitlines, which knows more line breaks than Markdown does
+    cuts = [*sorted(starts), len(lines)] if starts else [0, len(lines)]
+    return ["".join(lines[start:end]) for start, end in pairwise(cuts)]
 
 
 def markdown_lines(console: Console, text: str) -> list[Line]:
-    """The Markdown text as lines of styled segments, no wider than the console, without trailing spaces.
+    """The Markdown text as lines of styled segments, no wider than the console, with a blank line between blocks."""
+    lines: list[Line] = []
+    for block in _blocks(clean(text)):
+        page = _block_lines(console, block)
+        lines += [[], *page] if lines and page else page
+    return lines
 
-    Where a layout finds no room for what is written (too deep a list, too many columns), the text comes as written.
-    """
-    text = clean(text)
+
+def _block_lines(console: Console, text: str) -> list[Line]:
+    """One block; as it was written where a layout finds no room for it (too deep a list, too many columns)."""
     lines = _lines(console, _Markdown(text))
     shown = sum(_letters(segment.text) for line in lines for segment in line)
     return lines if 2 * shown >= _letters(text) else text_lines(console, text)

@@ -16,13 +16,46 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.defaults import create_output
+from prompt_toolkit.utils import is_dumb_terminal
 
 QUOTES = '"""'
 LEAVING = "Press Ctrl-C again or Ctrl-D to leave."
 
 
 class Prompt:
-    """Asks for one message at a time. `commands`: what each command (with its slash) does, for completion."""
+    """Asks for one message at a time, with what lines a terminal without any abilities gives."""
+
+    def read(self) -> str | None:
+        """The next message, never blank; None when the person leaves (Ctrl-D, or Ctrl-C twice)."""
+        interrupted = False
+        while True:
+            try:
+                text = self._line()
+            except EOFError:
+                return None
+            except KeyboardInterrupt:
+                if interrupted and not self._discarded():
+                    return None
+                interrupted = True
+                print(LEAVING, file=sys.stderr)
+                continue
+            interrupted = False
+            if message := joined(text):
+                return message
+
+    def _line(self) -> str:
+        text = input("> ")
+        while unfinished(text):
+            text += "\n" + input("  ")
+        return text
+
+    def _discarded(self) -> str:
+        """What was being written when Ctrl-C came."""
+        return ""
+
+
+class EditingPrompt(Prompt):
+    """A prompt with history, several lines and completion. `commands`: what each (with its slash) does."""
 
     def __init__(
         self, commands: Mapping[str, str], history: Path, *, input: Input | None = None, output: Output | None = None
@@ -41,24 +74,16 @@ class Prompt:
             output=output,
         )
 
-    def read(self) -> str | None:
-        """The next message, never blank; None when the person leaves (Ctrl-D, or Ctrl-C twice)."""
-        interrupted = False
-        while True:
-            try:
-                text = self._session.prompt()
-            except EOFError:
-                return None
-            except KeyboardInterrupt:
-                if interrupted and not self._session.default_buffer.text:
-                    return None
-                interrupted = True
-                self._session.output.write(LEAVING + "\n")
-                self._session.output.flush()
-                continue
-            interrupted = False
-            if message := joined(text):
-                return message
+    def _line(self) -> str:
+        return self._session.prompt()
+
+    def _discarded(self) -> str:
+        return self._session.default_buffer.text
+
+
+def prompt_on_terminal(commands: Mapping[str, str], history: Path) -> Prompt:
+    """The prompt that suits the terminal. A dumb one (in an editor, say) has a line editor of its own."""
+    return Prompt() if is_dumb_terminal() else EditingPrompt(commands, history)
 
 
 def unfinished(text: str) -> bool:

@@ -7,7 +7,7 @@ either with the events of an assistant and returns what was said.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +21,7 @@ from millet.cli.screen import Screen
 from millet.cli.terminal import can_repaint, clean, no_echo
 
 if TYPE_CHECKING:
-    from millet.reasoning.assistant import Event
+    from millet.reasoning.assistant import Event, Reply
 
 # A reply is painted at most this often, and painting takes at most this share of the time: the model needs the rest.
 FRAME_SECONDS = 0.05
@@ -78,6 +78,34 @@ def play(events: Generator[Event, None, None], view: View, model: str) -> Answer
     return recorder.answer
 
 
+def play_whole(make: Callable[[], Reply], view: View, model: str) -> Answer:
+    """Show a reply that comes only as a whole, such as the winner of a vote. Ctrl-C gives an empty answer."""
+    answer = Answer(model)
+    try:
+        with no_echo(), view.waiting("Thinking…"):
+            reply = make()
+    except KeyboardInterrupt:
+        view.end(answer)
+        return answer
+    answer = Answer(
+        model,
+        reasoning=reply.reasoning.strip(),
+        content=reply.content.strip(),
+        finish_reason=reply.finish_reason,
+        thought_ended=reply.thought_ended,
+        usage=asdict(reply.usage),
+        seconds=reply.seconds,
+        thought_seconds=reply.thought_seconds,
+        tokens_per_second=reply.usage.completion_tokens / reply.seconds if reply.seconds else None,
+        vote_share=reply.vote_share,
+    )
+    for kind, text in (("reasoning", answer.reasoning), ("content", answer.content)):
+        if text:
+            view.add(kind, text, answer)
+    view.end(answer)
+    return answer
+
+
 class _Recorder:
     """Puts events together to an answer, without blank space around thought and answer, and takes the times."""
 
@@ -126,6 +154,8 @@ class _Recorder:
     def _finish(self, event: Event) -> None:
         self.answer.finish_reason = event.finish_reason or "stop"
         self.answer.thought_ended = event.thought_ended
+        self.answer.seconds = event.seconds
+        self.answer.thought_seconds = event.thought_seconds
         if event.usage is not None:
             self.answer.usage = asdict(event.usage)
 
@@ -155,6 +185,7 @@ class LiveView:
         self._screen = Screen(console)
         self._kind: str | None = None
         self._open = ""  # text of the current kind that is not final on the screen
+        self._above = False  # whether a block of this answer is final
         self._next_paint = 0.0
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
@@ -180,16 +211,28 @@ class LiveView:
 
     def _paint(self, so_far: Answer) -> None:
         if self._kind == "reasoning":
-            paragraphs = self._open.split("\n")
-            self._open = paragraphs.pop()
-            final = [line for paragraph in paragraphs for line in self._thought(paragraph) or [[]]]
-            seconds, tokens = so_far.thought_seconds, so_far.usage.get("reasoning_tokens", 0)
-            status = text_lines(self._console, thought_summary("Thinking", seconds, tokens), "dim italic")
-            self._screen.show(final, [*self._thought(self._open), *status])
+            self._paint_thought(so_far)
         else:
-            blocks, self._open = split_finished(self._open)
-            final = [line for block in blocks for line in [*markdown_lines(self._console, block), []]]
-            self._screen.show(final, markdown_lines(self._console, self._open))
+            self._paint_answer()
+
+    def _paint_thought(self, so_far: Answer) -> None:
+        *paragraphs, self._open = self._open.split("\n")
+        final = [line for paragraph in paragraphs for line in self._thought(paragraph) or [[]]]
+        seconds, tokens = so_far.thought_seconds, so_far.usage.get("reasoning_tokens", 0)
+        status = text_lines(self._console, thought_summary("Thinking", seconds, tokens), "dim italic")
+        self._screen.show(final, [*self._thought(self._open), *status])
+
+    def _paint_answer(self) -> None:
+        blocks, self._open = split_finished(self._open)
+        final: list[Line] = []
+        for block in blocks:
+            final += self._below(markdown_lines(self._console, block))
+            self._above = self._above or bool(final)
+        self._screen.show(final, self._below(markdown_lines(self._console, self._open)))
+
+    def _below(self, lines: list[Line]) -> list[Line]:
+        """The lines of a block, after a blank one where there is a block of the answer above."""
+        return [[], *lines] if lines and self._above else lines
 
     def _end_part(self, so_far: Answer) -> None:
         """All of the present part is final; under a thought goes how long it took."""
@@ -198,9 +241,10 @@ class LiveView:
             summary = text_lines(self._console, so_far.thought_summary, "dim italic")
             self._screen.show([*self._thought(self._open), *summary, []])
         elif self._kind == "content":
+            self._open += "\n"
             self._paint(so_far)
-            self._screen.show(markdown_lines(self._console, self._open))
-        self._open = ""
+            self._screen.show(self._below(markdown_lines(self._console, self._open)))
+        self._open, self._above = "", False
 
     def _thought(self, paragraph: str) -> list[Line]:
         return text_lines(self._console, paragraph, "dim")
@@ -231,7 +275,7 @@ class PlainView:
     def end(self, answer: Answer) -> None:
         self._end_part(last=True)
         self._file.flush()
-        if self._errors.is_terminal or answer.finish_reason != "stop":
+        if self._errors.file.isatty() or answer.finish_reason != "stop":
             self._errors.print(remark(answer), soft_wrap=True)
 
     def _end_part(self, last: bool = False) -> None:

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+import termios
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +14,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.theme import Theme
 
-try:
-    import termios
-except ImportError:  # not a POSIX system
-    termios = None  # type: ignore[assignment]
-
 # Control characters (C0, delete, C1) become visible signs, so that model text cannot move the cursor, retitle the
 # window or fill the clipboard. Newline and tab stay; a carriage return goes, as it only ever comes with a newline.
 # Lone surrogates cannot be written at all. Bidirectional overrides would show text in an order that it does not have.
-_HARMLESS: dict[int, int | None] = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t\r"}
-_HARMLESS |= {ord("\r"): None, 0x7F: 0x2421}
+_HARMLESS: dict[int, int | str | None] = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t\r"}
+_HARMLESS |= {ord("\r"): None, 0x7F: 0x2421, 0x2028: "\n", 0x2029: "\n"}
 _HARMLESS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0x202A, 0x202F)], 0xFFFD)
 
 # What a stream that cannot encode a character gets instead (the rest is taken apart by Unicode: é becomes e).
@@ -30,7 +26,7 @@ _LOOKALIKES = {"•": "*", "·": ".", "–": "-", "—": "-", "−": "-", "×": 
 _LOOKALIKES |= {"‘": "'", "’": "'", "“": '"', "”": '"', "→": "->", "⇒": "=>", "√": "sqrt", "─": "-", "│": "|"}
 
 # Only the sixteen colours that the person chose for the terminal, and no backgrounds: readable on light and on dark.
-_THEME = Theme(
+THEME = Theme(
     {
         "markdown.h1": "bold underline",
         "markdown.h2": "bold",
@@ -57,24 +53,24 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="millet-lookalike")
-    return Console(stderr=stderr, theme=_THEME, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, theme=THEME, markup=False, emoji=False, highlight=False)
 
 
 def can_repaint(console: Console) -> bool:
-    """Whether lines can be painted again in place: a real terminal (not TERM=dumb) with a Unicode encoding."""
-    return console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf")
+    """Whether lines can be painted again in place: a real terminal (not TERM=dumb) with a Unicode encoding.
+
+    The file is asked, not rich, for which FORCE_COLOR makes a terminal of a pipe.
+    """
+    return console.file.isatty() and not console.is_dumb_terminal and console.encoding.lower().startswith("utf")
 
 
 @contextmanager
 def no_echo() -> Iterator[None]:
     """Keys pressed meanwhile are kept for the next prompt, and not shown in the middle of what is being painted."""
-    if termios is None or sys.stdin is None or not sys.stdin.isatty():
+    if not _in_foreground():
         yield
         return
     terminal = sys.stdin.fileno()
-    if os.tcgetpgrp(terminal) != os.getpgrp():  # in the background, changing the terminal would stop this program
-        yield
-        return
     before = termios.tcgetattr(terminal)
     quiet = termios.tcgetattr(terminal)
     quiet[3] &= ~termios.ECHO
@@ -83,6 +79,14 @@ def no_echo() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _in_foreground() -> bool:
+    """Whether standard input is a terminal that this program may change; one in the background would be stopped."""
+    try:
+        return sys.stdin is not None and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # no terminal, or not the one that controls this program
+        return False
 
 
 def _lookalike(error: UnicodeError) -> tuple[str, int]:

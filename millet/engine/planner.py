@@ -34,7 +34,7 @@ USUAL_LAYERS = 30
 _SHARE, _SEQUENCES = 0.5, 2
 _SHARE_CUDA, _SEQUENCES_CUDA = 0.8, 64
 
-OPERATIONS_PER_LAYER = 60
+OPERATIONS_PER_LAYER = 160
 """Operations that PyTorch starts for one layer of one step, weighted by how much costlier than an addition they are."""
 
 

@@ -18,14 +18,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from millet.errors import MilletError, UnknownModel
 
 _CATALOG = Path(__file__).with_name("models.toml")
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
     """One model that can be pulled. Its meaning, field by field, stands at the head of `models.toml`.
 
-    size is in bytes; context in tokens; sampling maps temperature, top_p, top_k, min_p to numbers. None or an empty
+    size is in bytes; context in tokens; sampling maps temperature, top_p, ... to numbers. None or an empty
     value means that nobody wrote it down.
     """
 
@@ -106,14 +106,18 @@ def _check_keys(table: Mapping[str, Any], known: tuple[str, ...] | list[str], wh
 
 def _typed(value: Any, annotation: Any, where: str) -> Any:
     """The value as the dataclass holds it: arrays become tuples. Raises MilletError where the type is another."""
-    if get_origin(annotation) is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if get_origin(annotation) is Mapping and isinstance(value, dict):
-        if all(isinstance(v, int | float) for v in value.values()):
+    origin = get_origin(annotation)
+    if origin is tuple:
+        expected = "an array of strings"
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif origin is Mapping:
+        expected = "a table of numbers"
+        if isinstance(value, dict) and all(type(item) in (int, float) for item in value.values()):
             return value
-    elif isinstance(value, bool):
-        pass
-    elif type(value) is annotation or type(value) in get_args(annotation):
-        return value
-    expected = "an array of strings" if get_origin(annotation) is tuple else getattr(annotation, "__name__", annotation)
+    else:
+        kind = annotation if origin is None else get_args(annotation)[0]  # of `int | None`: int
+        expected = kind.__name__
+        if type(value) is kind:  # not isinstance, for which True is an int
+            return value
     raise MilletError(f"{where}: {value!r} is not {expected}")

@@ -81,7 +81,9 @@ class CacheSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    architecture: str
+    """Everything that decides a network's shapes and arithmetic. Sizes count numbers, lengths count tokens."""
+
+    architecture: str  # one of ARCHITECTURES
     vocab_size: int
     hidden_size: int
     intermediate_size: int

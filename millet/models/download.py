@@ -22,13 +22,10 @@ import httpx2 as httpx
 
 from millet import __version__
 from millet.errors import DownloadFailed
-
-# (what is happening, bytes done, bytes in all or None where the server does not say)
-Progress = Callable[[str, int, int | None], None]
+from millet.models.progress import Progress
 
 PATIENCE = 5  # transfers in a row that may bring nothing new before a download is given up
 BACKOFF = 0.5  # seconds before the second try; doubles with every further one
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def download(client: httpx.Client, file: RemoteFile, directory: Path, progress: 
 
 
 def verify(file: RemoteFile, path: Path) -> None:
-    """Compares size and checksum with what was published. Raises DownloadFailed if they differ, and deletes the file."""
+    """Compares size and checksum with those published; if they differ, deletes the file and raises DownloadFailed."""
     size = path.stat().st_size
     wrong = ""
     if file.size is not None and size != file.size:
@@ -123,7 +120,7 @@ def _copy(file: RemoteFile, part: Path) -> None:
 
 
 def _fetch(client: httpx.Client, file: RemoteFile, part: Path, progress: Progress) -> None:
-    """Transfers until the part is whole, resuming dropped connections while each try or the next few bring new bytes."""
+    """Transfers until the part is whole; a dropped connection is resumed as long as some try brings new bytes."""
     farthest, failures = _size(part), 0
     while file.size is None or _size(part) != file.size:
         try:
@@ -163,7 +160,7 @@ def _transfer(client: httpx.Client, file: RemoteFile, part: Path, progress: Prog
         total = offset + int(length) if length.isdecimal() else file.size
         require_space(part.parent, (total or offset) - offset, file.name)
         with part.open("ab" if resumed else "wb") as stream:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():
                 stream.write(chunk)
                 offset += len(chunk)
                 progress(file.name, offset, total)
@@ -179,7 +176,8 @@ def _check_status(response: httpx.Response, file: RemoteFile) -> None:
         raise _Interrupted(f"status {status}")
     if status in (401, 403):
         raise DownloadFailed(
-            f"{_host(file.url)} refuses {file.name} (status {status}); if it is gated, accept its licence there and set HF_TOKEN"
+            f"{_host(file.url)} refuses {file.name} (status {status}); "
+            "if it is gated, accept its licence there and set HF_TOKEN"
         )
     if status not in (200, 206):
         raise DownloadFailed(f"{_host(file.url)} does not have {file.name} (status {status}); check the name")

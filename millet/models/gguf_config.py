@@ -26,6 +26,8 @@ CLASSES = {
 }
 GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "deepseek2")
 
+SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
+
 # The files keep only each frequency's divisor. Every Llama 3 release has this context and this ramp.
 LLAMA3_RAMP = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -74,13 +76,31 @@ def config_from_gguf(gguf: GGUFFile) -> dict[str, Any]:
     return _common(gguf, keys) | _dense(gguf, keys, architecture)
 
 
+def sampling_from_gguf(gguf: GGUFFile) -> dict[str, float]:
+    """Sampling values that the file recommends, under the names of `generation_config.json`."""
+    found = {ours: gguf.metadata.get(f"general.sampling.{theirs}") for theirs, ours in SAMPLING.items()}
+    return {
+        key: _shortest(value) if isinstance(value, float) else value
+        for key, value in found.items()
+        if value is not None
+    }
+
+
+def ends_from_gguf(gguf: GGUFFile, vocab_size: int) -> list[int]:
+    """The ids that the file names as ends: of the text, of a turn, of a message. 2^32 - 1 stands for none."""
+    ids = (gguf.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
+    return [token for token in ids if token is not None and token < vocab_size]
+
+
 def _common(gguf: GGUFFile, keys: _Keys) -> dict[str, Any]:
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise gguf.corrupt("it has no token_embd.weight")
-    tokens = {name: gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    vocab_size = embedding.shape[0]
+    named = {name: gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    tokens = {name: token if token is not None and token < vocab_size else None for name, token in named.items()}
     return {
-        "vocab_size": embedding.shape[0],
+        "vocab_size": vocab_size,
         "hidden_size": keys["embedding_length"],
         "intermediate_size": keys["feed_forward_length"],
         "num_hidden_layers": keys["block_count"],

@@ -17,7 +17,7 @@ from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import SafetensorsWeights
 from millet.models.config import ModelConfig
 from millet.models.gguf import GGUFFile, GGUFWeights
-from millet.models.gguf_config import config_from_gguf
+from millet.models.gguf_config import config_from_gguf, ends_from_gguf, sampling_from_gguf
 from millet.models.hub import locate, pull
 from millet.models.model import Model
 from millet.models.tokenizer import Tokenizer
@@ -26,7 +26,6 @@ from millet.models.weights import Weights, agreed, fill, unfilled
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-GGUF_SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 
 # Tokens that end a turn in some chat format. One that a model's own template writes ends that model's replies too,
 # whether or not its configuration lists it: several releases forget to.
@@ -53,12 +52,14 @@ def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | No
     by default a GPU where there is one. Raises UnknownModel, UnsupportedModel, BadWeights, OutOfMemory, DownloadFailed.
     """
     name = str(name_or_path)
-    path = _find(name)
+    if dtype is not None and dtype not in DTYPES:
+        raise BadRequest(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
     place = _device(device)
+    path = _find(name)
     parts = _from_gguf(path) if path.is_file() else _from_directory(path)
     try:
         config = agreed(parts.config, parts.weights)
-        number = _dtype(dtype, config, place)
+        number = DTYPES[dtype or choose_dtype(place.type, 4 * config.num_parameters, read_cpu(), read_memory())]
         _check_memory(name, config, number, place)
         network = unfilled(config)
         fill(network, parts.weights, number, place)
@@ -105,14 +106,6 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, config: ModelConfig, device: torch.device) -> torch.dtype:
-    if name is None:
-        name = choose_dtype(device.type, 4 * config.num_parameters, read_cpu(), read_memory())
-    if name not in DTYPES:
-        raise BadRequest(f"dtype {name!r} is unknown; use {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def _check_memory(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
     needed = config.num_parameters * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else read_memory().available
@@ -129,11 +122,8 @@ def _from_gguf(path: Path) -> _Parts:
     weights = GGUFWeights(gguf)
     tokenizer = Tokenizer.from_gguf(gguf.metadata)
     template = gguf.metadata.get("tokenizer.chat_template")
-    listed = (gguf.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
-    named = {ours: gguf.metadata.get(f"general.sampling.{theirs}") for theirs, ours in GGUF_SAMPLING.items()}
-    sampling = {key: value for key, value in named.items() if value is not None}
-    ends = _ends((end for end in listed if end is not None), tokenizer, template)
-    return _Parts(config, weights, tokenizer, template, ends, sampling)
+    ends = _ends(ends_from_gguf(gguf, config.vocab_size), tokenizer, template)
+    return _Parts(config, weights, tokenizer, template, ends, sampling_from_gguf(gguf))
 
 
 def _from_directory(path: Path) -> _Parts:

@@ -5,8 +5,8 @@ token i + 2: x = eh_proj [enorm(embedding of token i + 1); hnorm(hidden i)], the
 its own, and the shared output head. Training gains a denser signal, decoding a draft that the main model verifies.
 
 The hidden state that comes in is the one after the main model's final norm, and module k + 1 takes what module k
-returns, after that module's norm. The report leaves this open; it is what vLLM and SGLang do with the released
-weights, and measurements there show more accepted drafts than with states before the norm.
+returns, after that module's norm. The report leaves this open; SGLang, transformers and current vLLM do so with the
+released weights, and ROCm/ATOM measured on R1 that passing on the state before the norm loses accepted drafts.
 
 A module's layer attends within its own cache layer, number `num_layers + k`, at the position of the hidden state.
 
@@ -56,7 +56,7 @@ class MTP(Layer):
         self.rope = rope
 
     def forward(self, next_ids_T: Tensor, hidden_TD: Tensor, attention: Attention) -> Tensor:  # type: ignore[override]
-        """States [T, D] for `head`. `next_ids_T[i]` is the token after row i, `hidden_TD[i]` the state that predicted it."""
+        """`next_ids_T[i]` is the token after row i, `hidden_TD[i]` the state that predicted it. Returns [T, D]."""
         embedding_TD = self.enorm(self.embed_tokens(next_ids_T))
         x_TD = self.eh_proj(torch.cat((embedding_TD, self.hnorm(hidden_TD)), -1))
         x_TD = super().forward(x_TD, self.rope(attention.positions_T, x_TD.dtype), attention)

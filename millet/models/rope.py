@@ -73,7 +73,7 @@ def inverse_frequencies(rope: RopeConfig) -> Tensor:
             return inv_freq_P / rope.factor
         case "llama3":
             return _llama3(inv_freq_P, rope)
-        case "yarnx":
+        case "yarn":
             return _yarn(inv_freq_P, rope)
         case _:
             return inv_freq_P

@@ -12,26 +12,9 @@ from typing import Any
 import pyte
 from rich.console import Console
 
-from millet.cli.terminal import _THEME
+from millet.cli.terminal import THEME
 from millet.errors import PromptTooLong
-
-
-@dataclass
-class Usage:
-    prompt_tokens: int = 10
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    cached_tokens: int = 0
-
-
-@dataclass
-class Event:
-    kind: str
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    thought_ended: str | None = None
+from millet.reasoning.reply import Event, Usage
 
 
 def words(text: str) -> list[str]:
@@ -40,16 +23,16 @@ def words(text: str) -> list[str]:
 
 
 def events(reasoning: str, content: str, finish_reason: str = "stop", thought_ended: str | None = "model") -> Any:
-    usage = Usage()
-    for kind, text in (("reasoning", reasoning), ("content", content)):
-        for word in words(text):
-            usage.completion_tokens += 1
-            usage.reasoning_tokens += kind == "reasoning"
-            yield Event(kind, word, (1,))
+    thought, answer = words(reasoning), words(content)
+    for word in thought:
+        yield Event("reasoning", word, (1,))
+    for word in answer:
+        yield Event("content", word, (1,))
+    usage = Usage(10, len(thought) + len(answer), len(thought))
     yield Event("finish", finish_reason=finish_reason, usage=usage, thought_ended=thought_ended)
 
 
-def shredded(text: str, seed: int) -> list[str]:
+def shredded(text: str, seed: float) -> list[str]:
     """The text in random pieces of 1 to 9 characters."""
     generator = random.Random(seed)
     pieces = []
@@ -78,7 +61,7 @@ class Terminal:
             force_terminal=True,
             width=self.width,
             height=self.height,
-            theme=_THEME,
+            theme=THEME,
             markup=False,
             emoji=False,
             highlight=False,
@@ -119,6 +102,9 @@ class _File(io.TextIOBase):
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
 
+    def isatty(self) -> bool:
+        return True
+
     def write(self, text: str) -> int:
         self._terminal.write(text)
         return len(text)
@@ -127,7 +113,8 @@ class _File(io.TextIOBase):
 class FakeAssistant:
     """Says the replies it was given, in turn, the last one again and again. Remembers what it was asked.
 
-    context: characters that messages may have. pace: seconds from event to event. interrupt_after: Ctrl-C comes there.
+    context: tokens, of which a character is one and a message has ten more. pace: seconds from event to event.
+    interrupt_after: Ctrl-C comes after so many events.
     """
 
     def __init__(self, *replies: tuple[str, str], name: str = "toy", context: int = 1000, pace: float = 0.0) -> None:
@@ -144,14 +131,37 @@ class FakeAssistant:
     def engine(self) -> FakeAssistant:
         return self
 
+    @property
+    def model(self) -> FakeAssistant:
+        return self
+
+    @property
+    def tokenizer(self) -> FakeAssistant:
+        return self
+
+    @property
+    def context_length(self) -> int:
+        return self.context
+
+    def encode(self, text: str) -> list[str]:
+        return list(text)
+
+    def __enter__(self) -> FakeAssistant:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.closed = True
 
     def stream(self, messages: list[dict[str, str]], **arguments: Any) -> Any:
-        if sum(len(message["content"]) for message in messages) > self.context:
+        if sum(len(message["content"]) for message in messages) + 10 * len(messages) >= self.context:
             raise PromptTooLong("the prompt is too long; shorten it")
-        self.calls.append((messages, arguments))
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        self.calls.append((messages, dict(arguments)))
+        return self._reply(*(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]))
+
+    def _reply(self, *reply: str) -> Any:
         self.open_streams += 1
         try:
             for count, event in enumerate(events(*reply)):

@@ -15,10 +15,9 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from millet.cli import chat as chat_module
-from millet.cli.ask import Settings
 from millet.cli.chat import COMMANDS, Chat
 from millet.cli.conversation import Conversation
-from millet.cli.prompt import Prompt, joined, private_history, unfinished
+from millet.cli.prompt import EditingPrompt, joined, private_history, unfinished
 from millet.cli.render import view_on
 from millet.errors import UnknownModel
 from tests.cli.fakes import FakeAssistant
@@ -34,7 +33,7 @@ def read(tmp_path):
     def read(keys: str, messages: int = 1):
         with create_pipe_input() as pipe:
             pipe.send_text(keys)
-            prompt = Prompt(COMMANDS, tmp_path / "history", input=pipe, output=DummyOutput())
+            prompt = EditingPrompt(COMMANDS, tmp_path / "history", input=pipe, output=DummyOutput())
             return [prompt.read() for _ in range(messages)]
 
     return read
@@ -125,7 +124,7 @@ class TestCommands:
         monkeypatch.chdir(tmp_path)
         out = io.StringIO()
         console = Console(file=out, width=200)
-        chat = Chat(assistant, Conversation(), Settings(), view_on(console, console), console)
+        chat = Chat(assistant, Conversation(), {"think": "on", "max_tokens": 40}, view_on(console, console), console)
 
         def talk(*lines: str) -> str:
             begin = len(out.getvalue())
@@ -149,12 +148,12 @@ class TestCommands:
         assert "think: 64" in talk("/think 64", "a", "/think off", "b")
         assert [arguments["think"] for _, arguments in assistant.calls] == [64, "off"]
 
-    @pytest.mark.parametrize("mode", ["maybe", "-1", "0", "1.5", "²"])
+    @pytest.mark.parametrize("mode", ["maybe", "-1", "1.5", "²"])
     def test_wrong_think_is_one_line_and_changes_nothing(self, talk, mode):
         printed = talk(f"/think {mode}")
         assert printed.count("\n") == 1
         assert "must be off, auto, on, or a number" in printed
-        assert talk.chat.settings.think == "on"
+        assert talk.chat.options["think"] == "on"
 
     def test_unknown_command_names_the_nearest(self, talk, assistant):
         assert "did you mean /retry?" in talk("/rety")
@@ -185,7 +184,7 @@ class TestCommands:
 
     def test_retry_replaces_the_reply_and_changes_the_seed(self, talk, assistant):
         assistant.replies = [("", "one"), ("", "two")]
-        talk.chat.settings.seed = 7
+        talk.chat.options["seed"] = 7
         talk("a", "/retry")
         assert [call[0] for call in assistant.calls] == [[{"role": "user", "content": "a"}]] * 2
         assert [call[1]["seed"] for call in assistant.calls] == [7, 8]
@@ -247,10 +246,13 @@ class TestCommands:
         talk("go on")
         assert [message["content"] for message in assistant.calls[1][0]] == ["a", "It is", "go on"]
 
-    def test_a_conversation_longer_than_the_context_drops_its_oldest_turns(self, talk, assistant):
-        assistant.context = 60
+    @pytest.mark.parametrize("counts", [True, False])
+    def test_a_conversation_longer_than_the_context_drops_its_oldest_turns(self, talk, assistant, counts):
+        assistant.context = 100
+        if not counts:  # then it is the assistant who finds that the prompt is too long
+            assistant.encode = lambda text: []
         printed = talk("1" * 20, "2" * 20, "3" * 20)
-        assert printed.count("left out the oldest 1") == 1
+        assert printed.count("it no longer sees the oldest turn.") == 1
         assert [message["content"][0] for message in assistant.calls[2][0]] == ["2", "I", "3"]
         assert len(talk.chat.conversation.turns) == 3
 
@@ -265,32 +267,43 @@ PROGRAM = """
 from millet.cli import chat
 from tests.cli.fakes import FakeAssistant
 long = "# Title\\n\\n" + " ".join(f"word{n}" for n in range(400))
-assistant = FakeAssistant(("Two and two.", "It is **4**."), ("Hm.", long), ("", "The end."), pace=0.01)
+assistant = FakeAssistant(("Two and two.", "It is **4**."), ("Hm.", long), ("", "The end" + " ." * 20), pace=0.01)
 chat.open_assistant = chat.answer_once.__globals__["open_assistant"] = lambda name, view: assistant
 chat.chat()
 """
 
 
+def prompting(text: str) -> bool:
+    """Whether the screen's last line is an empty prompt."""
+    return text.split("\n")[-1] == ">"
+
+
 class TestProgram:
     def test_in_a_terminal(self, tmp_path):
         with PseudoTerminal(PROGRAM, MILLET_HOME=str(tmp_path)) as terminal:
-            terminal.wait_for("/help lists the commands.")
+            terminal.wait_for(prompting)
             terminal.press("2+2?" + ENTER)
             text = terminal.wait_for("tokens/s")
-            assert re.search(r"> 2\+2\?\nTwo and two\.\nThought for 0\.\d s, 3 tokens\n\nIt is 4\.\n6 tokens, ", text)
+            assert re.search(r"> 2\+2\?\n\nTwo and two\.\nThought for 0\.\d s, 3 tokens\n\nIt is 4\.\n6 tokens, ", text)
 
             terminal.press("more" + ENTER)
             terminal.wait_for("word20")
-            terminal.press("typed ahead")
             terminal.press(CTRL_C)
+            text = terminal.wait_for(prompting)
+            assert "^C" not in text
+            assert re.search(r"word\d+\n\d+ tokens, \d+\.\d tokens/s, stopped\n\n>$", text)
+
+            terminal.press("last" + ENTER)
+            terminal.wait_for("The end")
+            terminal.press("typed ahead")
             text = terminal.wait_for("> typed ahead")
             assert text.count("typed ahead") == 1
-            assert "^C" not in text
-            assert re.search(r"word\d+\n\d+ tokens, \d+\.\d tokens/s, stopped\n\n> typed ahead", text)
 
             terminal.press(CTRL_C)
             terminal.wait_for("Press Ctrl-C again")
-            terminal.press("/sa" + TAB)
+            terminal.press("/sa")
+            terminal.wait_for("write the conversation")
+            terminal.press(TAB)
             terminal.wait_for("> /save")
             terminal.press(ENTER + f" {tmp_path}/c.json" + ENTER)
             terminal.wait_for("saved to")
@@ -298,7 +311,7 @@ class TestProgram:
             assert terminal.exit_code() == 0
             assert b"Traceback" not in terminal.raw
         answers = [m for m in json.loads((tmp_path / "c.json").read_text())["messages"] if m["role"] == "assistant"]
-        assert [answer["finish_reason"] for answer in answers] == ["stop", "cancelled"]
+        assert [answer["finish_reason"] for answer in answers] == ["stop", "cancelled", "stop"]
         assert answers[1]["content"].startswith("# Title\n\nword0 word1")
         history = tmp_path / "chat_history"
         assert stat.S_IMODE(history.stat().st_mode) == 0o600
@@ -306,7 +319,7 @@ class TestProgram:
 
     def test_ctrl_c_twice_at_the_prompt_leaves(self, tmp_path):
         with PseudoTerminal(PROGRAM, MILLET_HOME=str(tmp_path)) as terminal:
-            terminal.wait_for("> ")
+            terminal.wait_for(prompting)
             terminal.press("half a line" + CTRL_C)
             terminal.wait_for("Press Ctrl-C again")
             terminal.press(CTRL_C)
@@ -314,13 +327,13 @@ class TestProgram:
 
     def test_on_a_dumb_terminal(self, tmp_path):
         with PseudoTerminal(PROGRAM, MILLET_HOME=str(tmp_path), TERM="dumb") as terminal:
-            terminal.wait_for("> ")
+            terminal.wait_for(prompting)
             terminal.press("2+2?" + ENTER)
             terminal.wait_for("tokens/s")
             terminal.press("/exit" + ENTER)
             assert terminal.exit_code() == 0
             assert b"\x1b" not in terminal.raw
-            assert b"<think>\r\nTwo and two.\r\n</think>\r\n\r\nIt is **4**.\r\n" in terminal.raw
+            assert b"\r\n<think>\r\nTwo and two.\r\n</think>\r\n\r\nIt is **4**.\r\n" in terminal.raw
 
     def test_piped(self, tmp_path):
         run = subprocess.run(

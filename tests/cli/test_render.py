@@ -1,6 +1,7 @@
 """What a person sees of a reply: on an emulated terminal, on a dumb one, and in a pipe."""
 
 import io
+import random
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from millet.cli.markdown import markdown_lines, split_finished, text_lines
 from millet.cli.render import LiveView, PlainView, play, remark, view_on
 from millet.cli.screen import Screen
 from millet.cli.terminal import clean
-from tests.cli.fakes import Event, Terminal, Usage, events, shredded, words
+from millet.reasoning.reply import Event, Usage
+from tests.cli.fakes import Terminal, events, shredded, words
 
 ANSWER = """\
 # Result
@@ -53,13 +55,6 @@ def plain(lines):
     return ["".join(segment.text for segment in line).rstrip() for line in lines]
 
 
-def at_once(terminal, text):
-    """The Markdown as it looks when it is rendered whole, one blank line between blocks."""
-    blocks, rest = split_finished(text + "\n")
-    pages = [plain(markdown_lines(terminal.console, block)) for block in [*blocks, rest]]
-    return [line for page in pages for line in [*page, ""]][:-1]
-
-
 def shown(terminal, chunks, reasoning=()):
     stream = [Event("reasoning", text, (1,)) for text in reasoning] + [Event("content", text, (1,)) for text in chunks]
     usage = Usage(completion_tokens=len(stream), reasoning_tokens=len(reasoning))
@@ -77,7 +72,7 @@ def body(terminal, answer):
 def test_streamed_markdown_ends_up_as_if_rendered_at_once(width, height, seed):
     terminal = Terminal(width, 200)
     answer = shown(terminal, shredded(ANSWER, seed))
-    expected = at_once(terminal, ANSWER)
+    expected = plain(markdown_lines(terminal.console, ANSWER))
     if width >= 20:  # below, the terminal itself folds lines
         assert body(terminal, answer) == expected
     # A terminal lower than the text: nothing lost, nothing twice. (A table's columns may have been narrower when its
@@ -86,6 +81,34 @@ def test_streamed_markdown_ends_up_as_if_rendered_at_once(width, height, seed):
     answer = shown(low, shredded(ANSWER, seed + 1))
     letters = "".join(body(low, answer)).replace(" ", "").replace("─", "")
     assert letters == "".join(expected).replace(" ", "").replace("─", "")
+
+
+def test_any_markdown_streams_to_what_it_is_at_once(seed):
+    generator = random.Random(seed)
+    pieces = [
+        "# ",
+        "- ",
+        "1. ",
+        "> ",
+        "```",
+        "\n",
+        "\n",
+        "\n\n",
+        "    ",
+        "| a |",
+        "|-|\n",
+        "word ",
+        "**",
+        "*",
+        "_",
+        "`",
+    ]
+    pieces += ["[x](y)", "\\(", "\\)", "$", "<b>", "\t", "漢字", "---\n", "===\n", "\u2028", "12. ", "#", "w", "***"]
+    for _ in range(60):
+        text = "".join(generator.choices(pieces, k=generator.randint(1, 25))).strip()
+        terminal = Terminal(60, 100)
+        answer = shown(terminal, shredded(text, generator.random()))
+        assert body(terminal, answer) == plain(markdown_lines(terminal.console, text + "\n")), repr(text)
 
 
 def test_list_longer_than_the_screen_shows_every_item_once():
@@ -317,9 +340,9 @@ def test_what_has_no_room_in_a_layout_is_shown_as_written(text):
 
 def test_a_line_still_being_written_changes_nothing_before_it():
     assert split_finished("para\n***") == ([], "para\n***")
-    assert split_finished("para\n***\nmore") == (["para"], "***\nmore")
+    assert split_finished("para\n***\nmore") == (["para\n"], "***\nmore")
     assert split_finished("one\n\ntwo") == ([], "one\n\ntwo")
-    assert split_finished("one\n\ntwo\n") == (["one\n"], "two\n")
+    assert split_finished("one\n\ntwo\n") == (["one\n\n"], "two\n")
 
 
 def test_output_that_cannot_encode_gets_lookalikes():

@@ -234,6 +234,8 @@ def test_transformers_loads_what_is_saved(case: str, tmp_path: Path, seed: int) 
     assert not any(info.values()), info
     sequences = draw_sequences(model.network, [9, 1, 23], seed)
     assert largest_difference(packed_logits(model.network, sequences), peer_logits(peer, sequences)) < 1e-4
+    with open(tmp_path / "out" / "model.safetensors", "rb") as file:
+        assert int.from_bytes(file.read(8), "little") % 8 == 0, "readers that map the file want aligned tensors"
     again = model_of(tmp_path / "out")
     assert again.config == model.config
     for (name, a), b in zip(model.network.named_parameters(), again.network.parameters(), strict=True):
@@ -249,7 +251,7 @@ def test_the_type_in_memory_is_the_type_on_disk(dtype: torch.dtype, tmp_path: Pa
     assert {kind for name, kind in kinds.items() if "correction_bias" not in name} == {dtype}
     peer, info = reloaded(tmp_path / "out")
     assert not any(info.values())
-    assert peer.dtype == dtype
+    assert peer.dtype == transformers.AutoConfig.from_pretrained(tmp_path / "out").dtype == dtype
 
 
 def test_shards_and_their_index(tmp_path: Path, seed: int) -> None:
@@ -367,6 +369,28 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_model_whole(
         refused()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_the_old_model_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_directory(toy("llama", seed), tmp_path / "in")
+    model = model_of(tmp_path / "in")
+    model.save(tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").stat().st_ino
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if ".saving-" in self.name and not self.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(MilletError, match="No space left on device"):
+            model.save(tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_ino == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_quantisation_is_not_claimed_after_saving(tmp_path: Path, seed: int) -> None:

@@ -46,14 +46,17 @@ def test_a_directory(directory: Path, seed: int) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_came_from_gguf_is_saved_for_transformers(case: str, tmp_path: Path, seed: int) -> None:
     rope = YARN | ({"mscale": 0.707, "mscale_all_dim": 0.707} if case.startswith("deepseek") else {})
-    model = load(write_gguf(toy(case, seed, rope_parameters=rope), tmp_path / "toy.gguf"))
+    original = toy(case, seed, rope_parameters=rope)
+    model = load(write_gguf(original, tmp_path / "toy.gguf"))
     model.save(tmp_path / "out")
     peer, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True, attn_implementation="eager"
     )
     assert not any(info.values()), info
     sequences = draw_sequences(model.network, [9, 1, 100], seed)
-    assert largest_difference(packed_logits(model.network, sequences), peer_logits(peer, sequences)) < 1e-4
+    expected = peer_logits(original, sequences)
+    assert largest_difference(packed_logits(model.network, sequences), expected) < 1e-4
+    assert largest_difference(peer_logits(peer, sequences), expected) < 1e-4
     again = load(tmp_path / "out")
     assert again.eos_token_ids == model.eos_token_ids == (2,)
     assert again.template is not None
@@ -97,16 +100,13 @@ def test_the_type_asked_for(dtype: str, directory: Path) -> None:
 
 
 def test_types_and_devices_that_are_not() -> None:
+    with pytest.raises(BadRequest, match="dtype 'int4' is unknown; use float32, bfloat16, float16"):
+        load("smollm2-135m", dtype="int4")
     with pytest.raises(BadRequest, match="device 'tpu0' is unknown; use cpu or cuda"):
         load("smollm2-135m", device="tpu0")
     if not torch.cuda.is_available():
         with pytest.raises(BadRequest, match="sees no GPU"):
             load("smollm2-135m", device="cuda")
-
-
-def test_a_type_that_is_not(directory: Path) -> None:
-    with pytest.raises(BadRequest, match="dtype 'int4' is unknown; use float32, bfloat16, float16"):
-        load(directory, dtype="int4")
 
 
 def test_weights_larger_than_memory_are_refused_before_any_is_taken(
@@ -150,7 +150,8 @@ def test_where_the_template_may_be(directory: Path) -> None:
 
 
 def test_gguf_says_what_ends_a_reply_and_how_to_sample(tmp_path: Path, seed: int) -> None:
-    extra: dict[str, str | int] = {"tokenizer.ggml.eot_token_id": 4, "general.sampling.top_k": 20}
+    extra: dict[str, str | int] = {"tokenizer.ggml.eot_token_id": 4, "tokenizer.ggml.eom_token_id": 2**32 - 1}
+    extra["general.sampling.top_k"] = 20
     model = load(write_gguf(toy("llama", seed), tmp_path / "toy.gguf", extra=extra))
     assert model.eos_token_ids == (2, 4)
     assert model.sampling_defaults == {"top_k": 20}
@@ -185,7 +186,7 @@ def test_other_quantisation_is_refused_by_name(directory: Path) -> None:
         load(directory)
 
 
-def test_the_default_model(smollm2_path: Path, tmp_path: Path) -> None:
+def test_the_default_model(smollm2_path: Path) -> None:
     model = millet.load(smollm2_path)
     assert model.eos_token_ids == (2,)
     assert model.template is not None
@@ -204,6 +205,6 @@ def test_the_default_model(smollm2_path: Path, tmp_path: Path) -> None:
             if "attn_k" in tensor.name:
                 expected = expected.reshape(3, 32, 2, 576).swapaxes(1, 2).reshape(192, 576)
             np.testing.assert_array_equal(parameters[names[tensor.name]].detach().numpy(), expected)
-    ids = model.tokenizer.encode("The capital of France is Paris. Water boils at one hundred degrees.")
     with torch.no_grad():
-        assert model.logprobs([ids])[0].mean() > -4  # a wrong layout gives about -11
+        logprobs = model.logprobs([model.tokenizer.encode("The capital of France is Paris")])[0]
+    assert logprobs[-1].exp() > 0.5

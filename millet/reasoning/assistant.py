@@ -1,0 +1,216 @@
+"""The assistant: messages in, a thought and an answer out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from millet.engine.engine import Engine
+from millet.engine.sampling import Sampling
+from millet.errors import BadRequest, PromptTooLong, UnsupportedModel
+from millet.models.load import load
+from millet.models.model import Model
+from millet.reasoning.format import think_format
+from millet.reasoning.masks import TokenMasks
+from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_messages, parse_think
+from millet.reasoning.reply import Event, Reply, Usage
+from millet.reasoning.state import ReplyState
+from millet.reasoning.vote import vote as count_votes
+
+__all__ = ["Assistant", "Event", "Options", "Reply", "Usage"]
+
+Messages = Sequence[Mapping[str, Any]]
+
+RESERVE = 1024  # tokens that a thought leaves to the answer, or a quarter of all where that is less
+LEAST_RESERVE = 16
+VOTE_TEMPERATURE = 0.6  # R1's; of greedy replies all would be the same
+
+
+class Options(TypedDict, total=False):
+    """What a caller may ask of a reply; None and what is left out mean the default.
+
+    think: "off", "auto" (as the model is used to; the default), "on", or a budget: the most tokens of a thought, its
+        closing not counted. A thought always leaves room for an answer within max_tokens.
+    max_tokens: most tokens generated, thought included; 512 by default, and never more than the context holds.
+    temperature, top_k, top_p, min_p, repetition_penalty: as the model's authors recommend by default.
+    seed: the same seed gives the same reply. stop: strings that end the content; they are looked for in nothing else.
+    The rest as in `Sampling`.
+    """
+
+    think: Think
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    prompt: Prompt
+    sampling: Sampling
+    stop: tuple[str, ...]
+    budget: int | None
+    room: int
+
+
+class Assistant:
+    """Talks with a model. Threads may share one: replies under way are computed together.
+
+    source: a name or path as for `load`, a `Model`, or an `Engine`. An engine that the assistant made itself is closed
+    with it. Raises UnsupportedModel where the model has no chat template.
+    """
+
+    def __init__(self, source: str | Path | Model | Engine) -> None:
+        model = load(source) if isinstance(source, (str, Path)) else source
+        self._owns_engine = isinstance(model, Model)
+        self.engine = Engine(model) if isinstance(model, Model) else model
+        self.model = self.engine.model
+        if self.model.template is None:
+            self.close()
+            raise UnsupportedModel(
+                f"{self.model.name} has no chat template; use Engine with token ids, or a chat model"
+            )
+        self._template = self.model.template
+        self._think = think_format(self._template, self.model.tokenizer)
+        self._end_ids = frozenset(self.model.eos_token_ids)
+        self._masks = TokenMasks(self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
+
+    def chat(self, messages: Messages, *, vote: int = 1, **options: Unpack[Options]) -> Reply:
+        """The whole reply. vote: sample so many, and return the first of those whose answer most agree on.
+
+        Raises BadRequest for messages or options that make no sense, PromptTooLong.
+        """
+        request = self._request(messages, vote, options)
+        events = list(self._run(request))
+        replies = [Reply.of(event for event in events if event.index == index) for index in range(vote)]
+        if vote == 1:
+            return replies[0]
+        counted = count_votes([reply.content for reply in replies])
+        return replace(
+            replies[counted.winner],
+            usage=_total([reply.usage for reply in replies]),
+            seconds=max(reply.seconds for reply in replies),
+            vote_share=counted.share,
+            votes=counted.votes,
+        )
+
+    def stream(self, messages: Messages, **options: Unpack[Options]) -> Generator[Event, None, None]:
+        """The reply as it comes; the last event is of kind "finish". Closing the generator cancels the rest.
+
+        Raises what `chat` raises, here and not at the first event.
+        """
+        return self._run(self._request(messages, 1, options))
+
+    def close(self) -> None:
+        """End the engine, if the assistant made it, with all replies under way. Safe to call twice."""
+        if self._owns_engine:
+            self.engine.close()
+
+    def __enter__(self) -> Assistant:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _request(self, messages: Messages, samples: int, options: Options) -> _Request:
+        unknown = options.keys() - Options.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
+        check_messages(messages)
+        mode, budget = parse_think(options.get("think", "auto"))
+        sampling = self._sampling(options, samples)
+        prompt = self._prompt(messages, mode)
+        limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
+        room = limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
+        if room < 1 and mode != "off":  # no room for a thought and an answer
+            prompt, budget = self._prompt(messages, "off"), 0
+        # Stop strings are the state machine's: the engine would look for them in the thought too.
+        return _Request(prompt, replace(sampling, stop=()), sampling.stop, budget, room)
+
+    def _prompt(self, messages: Messages, mode: Mode) -> Prompt:
+        prompt = build_prompt(self._template, self.model.tokenizer, self._think, messages, mode)
+        context = self.engine.context_length
+        if len(prompt.token_ids) >= context:
+            raise PromptTooLong(
+                f"the messages are {len(prompt.token_ids)} tokens and the context holds {context}, the reply included; "
+                "shorten them, or start a new conversation"
+            )
+        return prompt
+
+    def _sampling(self, options: Options, samples: int) -> Sampling:
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise BadRequest(f"vote is {samples!r}; it must be the number of replies to sample, at least 1")
+        given = {name: value for name, value in options.items() if name != "think" and value is not None}
+        recommended = self.model.sampling_defaults
+        if samples > 1 and given.get("temperature") == 0:
+            del given["temperature"]
+        chosen: dict[str, Any] = {**recommended, **given, "n": samples}
+        if samples > 1 and not chosen.get("temperature", 1.0):
+            chosen["temperature"] = VOTE_TEMPERATURE
+        return Sampling(**chosen)
+
+    def _run(self, request: _Request) -> Generator[Event, None, None]:
+        """All events of all samples; those of one sample are in order, and its last is the finish."""
+        states = [self._state(request) for _ in range(request.sampling.n)]
+        began = time.perf_counter()
+        generation = self.engine.submit(request.prompt.token_ids, request.sampling, states)
+        ended = [0.0] * len(states)
+        try:
+            for chunk in generation:
+                state = states[chunk.index]
+                if chunk.finish_reason is not None:
+                    state.finish()
+                    ended[chunk.index] = time.perf_counter()
+                for piece in state.drain():
+                    yield Event(piece.kind, piece.text, piece.token_ids, chunk.index)
+        finally:
+            if not all(ended):
+                generation.cancel()
+        for index, (state, completion) in enumerate(zip(states, generation.result(), strict=True)):
+            looped = state.thought_ended == "loop" and completion.finish_reason != "cancelled"
+            yield Event(
+                "finish",
+                index=index,
+                finish_reason="loop" if looped else completion.finish_reason,
+                usage=Usage(
+                    prompt_tokens=completion.prompt_tokens,
+                    completion_tokens=len(completion.token_ids),
+                    reasoning_tokens=state.reasoning_tokens,
+                    cached_tokens=completion.cached_tokens,
+                ),
+                thought_ended=state.thought_ended,
+                seconds=ended[index] - began,
+                thought_seconds=state.thought_seconds,
+            )
+
+    def _state(self, request: _Request) -> ReplyState:
+        return ReplyState(
+            self.model.tokenizer,
+            self._think,
+            self._masks,
+            phase=request.prompt.phase,
+            end_ids=self._end_ids,
+            budget=request.budget,
+            room=request.room,
+            stop=request.stop,
+        )
+
+
+def _total(usages: list[Usage]) -> Usage:
+    """Of several samples of one prompt."""
+    return Usage(
+        prompt_tokens=usages[0].prompt_tokens,
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        cached_tokens=usages[0].cached_tokens,
+    )
