@@ -18,6 +18,7 @@ from millet.engine.sequence import Sequence
 from millet.engine.stopping import StopHook
 from millet.errors import BadRequest, MilletError, PromptTooLong
 from millet.kernels.paged import PagedCache
+from millet.kernels.threads import release_helpers
 
 if TYPE_CHECKING:
     from millet.models.model import Model
@@ -115,6 +116,7 @@ class Engine:
         if speculation == "mtp" and not model.config.mtp_layers:
             raise BadRequest(f"{model.name} has no MTP module; use speculation='ngram' or 'auto'")
         self.model = model
+        model.network.pack()
         tokens = cache_tokens or plan_cache(model.config, model.dtype, model.device)
         spec = model.config.cache
         cache = PagedCache(
@@ -137,6 +139,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
+        release_helpers()
 
     def generate(self, prompts: Ids[Ids[int]], sampling: Sampling | None = None) -> list[list[Completion]]:
         """All samples of all prompts: result[i][j] is sample j of prompt i."""

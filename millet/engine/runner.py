@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Literal, Protocol
+from collections.abc import Sequence as Ids
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ Speculation = Literal["auto", "ngram", "mtp", "off"]
 class Network(Protocol):
     """What the engine needs of a model: packed rows in, hidden states and logits out."""
 
-    mtp: torch.nn.ModuleList
-
+    @property
+    def mtp(self) -> Ids[Any]: ...
     def __call__(self, ids_T: Tensor, attention: Attention) -> Tensor: ...
     def head(self, hidden_ND: Tensor) -> Tensor: ...
 

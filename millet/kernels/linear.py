@@ -13,8 +13,10 @@ Shape legend: T rows, D input width, F output width.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKING_ROWS = 32
@@ -46,20 +48,22 @@ class LinearGroup:
         return self._packed is not None
 
     @property
-    def modules(self) -> list[nn.Module]:
+    def modules(self) -> list[Any]:
+        """The modules as they are now: whoever replaces one of them (an adapter, say) is heard."""
         return [getattr(self.owner, name) for name in self.names]
 
     def __call__(self, x_TD: Tensor) -> tuple[Tensor, ...]:
         """One output [T, F] for each module, in order."""
-        if self._packed is None:
+        packed_FD = self._packed  # read once: another thread may unpack meanwhile
+        if packed_FD is None:
             return tuple(module(x_TD) for module in self.modules)
-        y_TF = _product(x_TD, self._packed, self._bias)
+        y_TF = _product(x_TD, packed_FD, self._bias)
         return (y_TF,) if len(self._widths) == 1 else y_TF.split(self._widths, dim=-1)
 
     def pack(self) -> None:
         """Lay the weights out for oneDNN and let go of the plain ones. Where that is not possible, nothing changes."""
         modules = self.modules
-        if self._packed is not None or not all(can_pack(m.weight) for m in modules):
+        if self._packed is not None or not all(can_pack(module.weight) for module in modules):
             return
         with torch.no_grad():
             self._widths = [m.weight.shape[0] for m in modules]
@@ -74,9 +78,10 @@ class LinearGroup:
         """Back to plain weights, bit for bit."""
         if self._packed is None:
             return
-        weight_FD, self._packed, self._bias = self._packed.to_dense(), None, None
+        weight_FD = self._packed.to_dense()
         for module, part in zip(self.modules, weight_FD.split(self._widths), strict=True):
             module.weight = nn.Parameter(part.clone() if len(self._widths) > 1 else part)
+        self._packed = None
 
 
 class TiedHead(LinearGroup):
@@ -85,6 +90,9 @@ class TiedHead(LinearGroup):
     def __init__(self, owner: nn.Module, name: str) -> None:
         super().__init__(owner, name)
         self._rows: Tensor | None = None
+
+    def __call__(self, x_TD: Tensor) -> tuple[Tensor, ...]:
+        return super().__call__(x_TD) if self.packed else (F.linear(x_TD, self.modules[0].weight),)
 
     def pack(self) -> None:
         table = self.modules[0].weight
@@ -98,14 +106,15 @@ class TiedHead(LinearGroup):
             self.unpack()  # a oneDNN that lays weights out in another way
 
     def unpack(self) -> None:
-        self._rows = None
         super().unpack()
+        self._rows = None
 
     def embed(self, ids_T: Tensor) -> Tensor:
-        """Rows [T, D] of the packed table."""
-        assert self._rows is not None and self._packed is not None
-        width = self._packed.shape[1]
-        return self._rows[ids_T // BLOCK, :width, ids_T % BLOCK]
+        """Rows [T, D] of the table."""
+        packed_FD, rows = self._packed, self._rows
+        if packed_FD is None or rows is None:
+            return self.modules[0](ids_T)
+        return rows[ids_T // BLOCK, : packed_FD.shape[1], ids_T % BLOCK]
 
 
 BLOCK = 64  # outputs that oneDNN interleaves

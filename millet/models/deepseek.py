@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from millet.kernels.attention import Attention
+from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
 from millet.models.rope import Rotation, softmax_factor
 
@@ -40,6 +41,8 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = nn.RMSNorm(mla.kv_lora_rank, LATENT_EPS)
         self.kv_b_proj = nn.Linear(mla.kv_lora_rank, heads * (mla.qk_nope_head_dim + mla.v_head_dim), bias=False)
         self.o_proj = nn.Linear(heads * mla.v_head_dim, width, bias)
+        self.down = LinearGroup(self, "q_proj" if mla.q_lora_rank is None else "q_a_proj", "kv_a_proj_with_mqa")
+        self.out = LinearGroup(self, "o_proj")
         self.mla = mla
         self.index = index
         self.num_heads = heads
@@ -47,18 +50,16 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
         mla = self.mla
-        q_THK = self._queries(x_TD).unflatten(-1, (self.num_heads, -1))
+        q_TF, kv_TF = self.down(x_TD)
+        if mla.q_lora_rank is not None:
+            q_TF = self.q_b_proj(self.q_a_layernorm(q_TF))
+        q_THK = q_TF.unflatten(-1, (self.num_heads, -1))
         q_nope_THN, q_rope_THP = q_THK.split((mla.qk_nope_head_dim, mla.qk_rope_head_dim), -1)
-        latent_TR, k_rope_TP = self.kv_a_proj_with_mqa(x_TD).split((mla.kv_lora_rank, mla.qk_rope_head_dim), -1)
+        latent_TR, k_rope_TP = kv_TF.split((mla.kv_lora_rank, mla.qk_rope_head_dim), -1)
         latent_TR = self.kv_a_layernorm(latent_TR)
         q_rope_THP, k_rope_T1P = rotation(q_rope_THP), rotation(k_rope_TP[:, None])
         attend = self._absorbed if attention.absorbed else self._naive
-        return self.o_proj(attend(q_nope_THN, q_rope_THP, latent_TR, k_rope_T1P, attention).flatten(1))
-
-    def _queries(self, x_TD: Tensor) -> Tensor:
-        if self.mla.q_lora_rank is None:
-            return self.q_proj(x_TD)
-        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD)))
+        return self.out(attend(q_nope_THN, q_rope_THP, latent_TR, k_rope_T1P, attention).flatten(1))[0]
 
     def _naive(
         self, q_nope_THN: Tensor, q_rope_THP: Tensor, latent_TR: Tensor, k_rope_T1P: Tensor, attention: Attention

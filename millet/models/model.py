@@ -46,6 +46,8 @@ class Model:
         All sequences go through the network at once, packed. With gradients enabled the result can be differentiated;
         without, the logits of only a few rows exist at a time. A sequence of fewer than two tokens gives an empty one.
         """
+        if torch.is_grad_enabled() and self.network.packed:
+            self.network.unpack()
         for ids in sequences:
             self._check(ids)
         lengths = [max(0, len(ids) - 1) for ids in sequences]
@@ -58,7 +60,13 @@ class Model:
 
     def save(self, directory: str | Path, max_shard_bytes: int = 4 << 30) -> None:
         """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
-        save(self, directory, max_shard_bytes)
+        packed = self.network.packed
+        self.network.unpack()
+        try:
+            save(self, directory, max_shard_bytes)
+        finally:
+            if packed:
+                self.network.pack()
 
     def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor) -> Iterator[Tensor]:
         rows = len(hidden_TD) if hidden_TD.requires_grad else max(1, LOGITS // self.config.vocab_size)

@@ -17,13 +17,13 @@ Source: DeepSeek-V3 (arXiv 2412.19437), section 2.2.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from millet.kernels.attention import Attention
 from millet.models.config import ModelConfig
 from millet.models.rope import Rope
 from millet.models.transformer import Layer
+from millet.models.vocabulary import Vocabulary
 
 
 class SharedHead(nn.Module):
@@ -44,6 +44,7 @@ class MTP(Layer):
         self_attn: nn.Module,
         mlp: nn.Module,
         rope: Rope,
+        vocabulary: Vocabulary,
         embed_tokens: nn.Embedding,
         head: nn.Linear | nn.Embedding,
     ) -> None:
@@ -54,14 +55,15 @@ class MTP(Layer):
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = SharedHead(config, head)
         self.rope = rope
+        self.vocabulary = vocabulary
 
     def forward(self, next_ids_T: Tensor, hidden_TD: Tensor, attention: Attention) -> Tensor:  # type: ignore[override]
         """`next_ids_T[i]` is the token after row i, `hidden_TD[i]` the state that predicted it. Returns [T, D]."""
-        embedding_TD = self.enorm(self.embed_tokens(next_ids_T))
+        embedding_TD = self.enorm(self.vocabulary.embed(next_ids_T))
         x_TD = self.eh_proj(torch.cat((embedding_TD, self.hnorm(hidden_TD)), -1))
         x_TD = super().forward(x_TD, self.rope(attention.positions_T, x_TD.dtype), attention)
         return self.shared_head.norm(x_TD)
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         """Logits of the token two after each row, fp32. [N, V]"""
-        return F.linear(hidden_ND, self.shared_head.head.weight).float()
+        return self.vocabulary.logits(hidden_ND)

@@ -10,18 +10,20 @@ choose that block in `_blocks`. Module names are those of the checkpoint, so `st
 Shape legend: T tokens of all sequences end to end, D model width, V vocabulary, N rows.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from millet.kernels.attention import Attention
+from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
 from millet.models.deepseek import LatentAttention
 from millet.models.moe import MoE
 from millet.models.mtp import MTP
 from millet.models.rope import Rope
 from millet.models.transformer import Layer, SelfAttention, SwiGLU
+from millet.models.vocabulary import Vocabulary
 
 
 def build(config: ModelConfig) -> "Network":
@@ -48,9 +50,11 @@ class Network(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.model = Decoder(config)
+        head = self.model.embed_tokens if config.tie_word_embeddings else self.lm_head
+        self.vocabulary = Vocabulary(self.model, None if config.tie_word_embeddings else self)
         for index in range(config.num_layers, config.num_layers + config.mtp_layers):
             self_attn, mlp = _blocks(config, index)
-            module = MTP(config, self_attn, mlp, self.rope, self.model.embed_tokens, self._head())
+            module = MTP(config, self_attn, mlp, self.rope, self.vocabulary, self.model.embed_tokens, head)
             self.model.layers.append(module)
 
     @property
@@ -60,7 +64,7 @@ class Network(nn.Module):
 
     def forward(self, ids_T: Tensor, attention: Attention) -> Tensor:
         """Hidden states after the final norm. ids int64 [T] -> [T, D]"""
-        x_TD = self.model.embed_tokens(ids_T)
+        x_TD = self.vocabulary.embed(ids_T)
         rotation = self.rope(attention.positions_T, x_TD.dtype)
         for layer in islice(self.model.layers, self.config.num_layers):
             x_TD = layer(x_TD, rotation, attention)
@@ -68,10 +72,27 @@ class Network(nn.Module):
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         """Logits of the token after each row, fp32. [N, D] -> [N, V]"""
-        return F.linear(hidden_ND, self._head().weight).float()
+        return self.vocabulary.logits(hidden_ND)
 
-    def _head(self) -> nn.Linear | nn.Embedding:
-        return self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+    @property
+    def packed(self) -> bool:
+        """Whether the weights are laid out for inference; see `millet.kernels.linear`."""
+        return any(group.packed for group in self._groups())
+
+    def pack(self) -> None:
+        """Lay the weights out for inference, as far as the device and their type allow. No gradients from then on."""
+        for group in self._groups():
+            group.pack()
+
+    def unpack(self) -> None:
+        """Plain weights again: to train, or to save."""
+        for group in self._groups():
+            group.unpack()
+
+    def _groups(self) -> Iterator[LinearGroup]:
+        yield self.vocabulary.head
+        for module in self.model.modules():
+            yield from (group for group in vars(module).values() if isinstance(group, LinearGroup))
 
 
 def _blocks(config: ModelConfig, index: int) -> tuple[nn.Module, nn.Module]:

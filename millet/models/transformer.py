@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from millet.kernels.attention import Attention
+from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
 from millet.models.rope import Rotation
 
@@ -23,6 +24,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, config.num_kv_heads * head, bias)
         self.v_proj = nn.Linear(width, config.num_kv_heads * head, bias)
         self.o_proj = nn.Linear(config.num_heads * head, width, bias and config.architecture != "qwen2")
+        self.queries_keys_values = LinearGroup(self, "q_proj", "k_proj", "v_proj")
+        self.out = LinearGroup(self, "o_proj")
         self.normalised = config.architecture == "qwen3"
         if self.normalised:
             self.q_norm = nn.RMSNorm(head, config.rms_norm_eps)
@@ -32,15 +35,12 @@ class SelfAttention(nn.Module):
         self.scale = head**-0.5
 
     def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
-        by_head = (len(x_TD), -1, self.head_dim)
-        q_THK = self.q_proj(x_TD).view(by_head)
-        k_TGK = self.k_proj(x_TD).view(by_head)
-        v_TGK = self.v_proj(x_TD).view(by_head)
+        q_THK, k_TGK, v_TGK = (y_TF.unflatten(-1, (-1, self.head_dim)) for y_TF in self.queries_keys_values(x_TD))
         if self.normalised:
             q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
         q_THK, k_TGK = rotation(q_THK), rotation(k_TGK)
         out_THK = attention.attend(self.index, q_THK, k_TGK, v_TGK, scale=self.scale, value_width=self.head_dim)
-        return self.o_proj(out_THK.flatten(1))
+        return self.out(out_THK.flatten(1))[0]
 
 
 class SwiGLU(nn.Module):
@@ -51,9 +51,12 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias)
         self.up_proj = nn.Linear(width, hidden, bias)
         self.down_proj = nn.Linear(hidden, width, bias)
+        self.gate_up = LinearGroup(self, "gate_proj", "up_proj")
+        self.down = LinearGroup(self, "down_proj")
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+        gate_TF, up_TF = self.gate_up(x_TD)
+        return self.down(F.silu(gate_TF) * up_TF)[0]
 
 
 class Layer(nn.Module):

@@ -7,8 +7,8 @@ It is the engine's hook and the reader of the text at once, so that what is cut 
     LANDING   the thought is over and nothing of the answer is visible yet: ending is not allowed
     CONTENT   the answer, to the end, a stop string, or a loop
 
-A reply has one thought, at its beginning. In what follows, marks that are tokens are text like any other (an answer may
-be about them); where marks are spelled, strays of them are slips of the model and left out.
+A reply has one thought, at its beginning. After that, marks that are tokens are text like any other, as an answer may be
+about them. Where marks are spelled, a model that writes one behind its answer has lost the thread, and the reply ends.
 """
 
 from __future__ import annotations
@@ -226,12 +226,12 @@ class ReplyState:
                 self._phase = Phase.CONTENT  # also where all is held back: an end would turn half a stop into text
             if found is None:
                 return
-            if found in self._stop:
+            if found in self._stop or self._phase is Phase.CONTENT:
                 self._stopped = True
                 self._held = ""
 
     def _strays(self) -> tuple[str, ...]:
-        """Marks that are left out of the content."""
+        """Marks that are no part of the content: passed over before its first word, and its end after that."""
         return (OPEN, CLOSE) if self._think.spelled and self.thought_ended is not None else ()
 
     def _begins_stray(self) -> bool:

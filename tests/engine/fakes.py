@@ -46,6 +46,9 @@ class FakeNetwork:
         total_T = (mean_T11[:, 0, 0] * (attention.positions_T + 1)).round().long()
         return (total_T % STATES).float()[:, None]
 
+    def pack(self) -> None:
+        """There is nothing to pack."""
+
     def head(self, hidden_ND: Tensor) -> Tensor:
         return self.logits_SV[hidden_ND[:, 0].long()]
 

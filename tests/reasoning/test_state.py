@@ -93,7 +93,9 @@ def test_spelled_marks_are_found_however_the_text_is_cut(data: st.DataObject, te
     tokenizer = Pieces()
     _, reply = run(PREOPENED, tokenizer, [*data.draw(cuts(tokenizer)(text)), END])
     thought, closed, content = text.partition(CLOSE)
-    certain, content = (re.sub("</?think>", "", text) for text in (PARTIAL.sub("", content), content))
+    content = re.sub(r"\A(\s*</?think>)+", "", content)
+    content, *rest = re.split("</?think>", content)  # a mark behind the answer ends it
+    certain = content if rest else PARTIAL.sub("", content)
     assert reply.reasoning == thought_of(thought, bool(closed))
     if certain.strip():
         assert bare(reply.content) == bare(certain)
@@ -275,14 +277,18 @@ def test_a_model_that_opens_no_thought_though_it_could() -> None:
         assert (reply.reasoning, reply.content, reply.thought_ended) == ("", " <thing>", None)
 
 
-def test_marks_after_the_thought() -> None:
-    """Tokens are text there, as an answer may be about them; spelled ones are slips and left out."""
+def test_marks_that_are_tokens_are_text_after_the_thought() -> None:
     tokenizer = Pieces(marks=True)
     script = tokenizer.script("Hm.", CLOSE_ID, "Use ", OPEN_ID, " and ", CLOSE_ID, ".", END)
     assert run(PREOPENED, tokenizer, script)[1].content == "Use <think> and </think>."
+
+
+@pytest.mark.parametrize("mark", [OPEN, CLOSE])
+def test_spelled_marks_are_passed_over_before_the_answer_and_end_it(mark: str) -> None:
     tokenizer = Pieces()
-    script = tokenizer.script("Hm.</think>One.</think> <think>Two.", END)
-    assert run(PREOPENED, tokenizer, script)[1].content == "One. Two."
+    script = tokenizer.script(f"Hm.</think>\n{mark}One.{mark} Two.")
+    _, reply = run(PREOPENED, tokenizer, script)
+    assert (reply.content, reply.finish_reason) == ("One.", "stop")
 
 
 def test_a_stop_string_at_once_leaves_no_content() -> None:
