@@ -62,7 +62,7 @@ def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | No
         number = DTYPES[dtype or choose_dtype(place.type, 4 * config.num_parameters, read_cpu(), read_memory())]
         _check_memory(name, config, number, place)
         network = unfilled(config)
-        fill(network, parts.weights, number, place)
+        fill(network, parts.weights, number, place, pack=True)
     finally:
         parts.weights.close()
     entry = catalog().get(name)

@@ -75,20 +75,32 @@ class _NoRandomValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def fill(network: Network, weights: Weights, dtype: torch.dtype, device: torch.device | str) -> None:
+VOCABULARY = {"lm_head.weight", "model.embed_tokens.weight"}
+
+
+def fill(
+    network: Network, weights: Weights, dtype: torch.dtype, device: torch.device | str, *, pack: bool = False
+) -> None:
     """Give every parameter of a network on the meta device its memory and its values.
 
-    The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. Raises BadWeights
-    when a parameter is missing, has another shape than the configuration says, or has no place in the network.
+    The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. With `pack`, weights
+    are laid out for inference as they come: packing needs a second copy for a moment, and that of the largest, the
+    output head, is best held while the others are not there yet. Raises BadWeights when a parameter is missing, has
+    another shape than the configuration says, or has no place in the network.
     """
     parameters = dict(network.named_parameters())  # what is shared, under its first name only
     _check(network, parameters, weights)
-    filled = {}
-    for name, parameter in parameters.items():
-        exact = name.endswith("e_score_correction_bias")
-        filled[name] = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
-    _in_parallel(lambda item: weights.read(*item), filled.items())
-    network.load_state_dict(filled, strict=False, assign=True)
+    ends = {name: p for name, p in parameters.items() if name in VOCABULARY}
+    for part in (ends, {name: p for name, p in parameters.items() if name not in ends}):
+        filled = {}
+        for name, parameter in part.items():
+            exact = name.endswith("e_score_correction_bias")
+            filled[name] = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
+        _in_parallel(lambda item: weights.read(*item), filled.items())
+        network.load_state_dict(filled, strict=False, assign=True)
+        del filled
+        if pack:
+            network.pack()
 
 
 def _in_parallel(function: Callable[[Any], None], items: Iterable[Any]) -> None:

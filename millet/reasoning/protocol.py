@@ -14,8 +14,8 @@ from millet.reasoning.format import CLOSE, OPEN
 
 INSTRUCTION = f"First think step by step inside {OPEN} and {CLOSE}. Then write the answer."
 
-# (question, thought, answer): a greeting, a sum, a fact. Chosen among a dozen sets by what SmolLM2-135M did with 24
-# common questions: it closed the thought itself in 23, and got 7 right of the 14 that have an answer (5 unprompted).
+# (question, thought, answer): a greeting, a sum, a fact. Of a dozen sets tried on 24 common questions, this is the one
+# with which SmolLM2-135M most reliably closed its thought and ended its answer (22 to 23 of 24).
 EXAMPLES = (
     ("Good morning!", "This is a greeting, so I greet back.", "Good morning! What can I do for you?"),
     ("What is 12 + 30?", "I add 12 and 30. 12 + 30 = 42.", "The answer is 42."),

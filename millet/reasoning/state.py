@@ -7,8 +7,8 @@ It is the engine's hook and the reader of the text at once, so that what is cut 
     LANDING   the thought is over and nothing of the answer is visible yet: ending is not allowed
     CONTENT   the answer, to the end, a stop string, or a loop
 
-A reply has one thought, at its beginning. After that, marks that are tokens are text like any other, as an answer may be
-about them. Where marks are spelled, a model that writes one behind its answer has lost the thread, and the reply ends.
+A reply has one thought, at its beginning. After that, marks that are tokens are text like any other, as an answer may
+be about them. Where marks are spelled, a model that writes one behind its answer has lost the thread: the reply ends.
 """
 
 from __future__ import annotations
