@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from millet.errors import DownloadFailed
 from millet.models.catalog import CatalogEntry
-from millet.models.download import RemoteFile, download, open_client, require_space
+from millet.models.download import RemoteFile, download, open_client, require_space, verify
 from millet.models.listing import list_files
 from millet.models.progress import Progress
 from millet.models.sources import Source
@@ -28,7 +29,18 @@ def fetch(entry: CatalogEntry, source: Source, directory: Path, progress: Progre
         files = list_files(source, client)
         if entry.sha256 is not None:
             files = [replace(file, size=entry.size, sha256=entry.sha256) for file in files]
-        missing = [file for file in files if not (directory / file.name).exists()]
+        missing = [file for file in files if not _has(directory, file)]
         require_space(directory, sum(file.size or 0 for file in missing), entry.name)
         for file in missing:
             download(client, file, directory, progress)
+
+
+def _has(directory: Path, file: RemoteFile) -> bool:
+    """Whether an earlier pull got as far as this file, and the source has not changed it since."""
+    if not (directory / file.name).exists():
+        return False
+    try:
+        verify(file, directory / file.name)
+    except DownloadFailed:
+        return False
+    return True

@@ -21,6 +21,7 @@ from millet.models.network import Network, build
 READERS = 8  # threads; more would only wait for memory, and each of them holds a piece
 
 # Old Llama checkpoints carry the frequencies that the configuration already determines.
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 
 
@@ -75,32 +76,38 @@ class _NoRandomValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-VOCABULARY = {"lm_head.weight", "model.embed_tokens.weight"}
-
-
 def fill(
     network: Network, weights: Weights, dtype: torch.dtype, device: torch.device | str, *, pack: bool = False
 ) -> None:
     """Give every parameter of a network on the meta device its memory and its values.
 
     The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. With `pack`, weights
-    are laid out for inference as they come: packing needs a second copy for a moment, and that of the largest, the
-    output head, is best held while the others are not there yet. Raises BadWeights when a parameter is missing, has
-    another shape than the configuration says, or has no place in the network.
+    are laid out for inference layer by layer: packing holds a second copy for a moment, and that of the largest, the
+    output head, comes while the others are not there yet. Raises BadWeights when a parameter is missing, has another
+    shape than the configuration says, or has no place in the network.
     """
     parameters = dict(network.named_parameters())  # what is shared, under its first name only
     _check(network, parameters, weights)
-    ends = {name: p for name, p in parameters.items() if name in VOCABULARY}
-    for part in (ends, {name: p for name, p in parameters.items() if name not in ends}):
+    for names in _parts(parameters):
         filled = {}
-        for name, parameter in part.items():
+        for name in names:
             exact = name.endswith("e_score_correction_bias")
-            filled[name] = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
+            shape = parameters[name].shape
+            filled[name] = torch.empty(shape, dtype=torch.float32 if exact else dtype, device=device)
         _in_parallel(lambda item: weights.read(*item), filled.items())
         network.load_state_dict(filled, strict=False, assign=True)
         del filled
         if pack:
             network.pack()
+
+
+def _parts(names: Iterable[str]) -> list[list[str]]:
+    """The two ends of the model first, then its layers one by one."""
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        layer = LAYER.match(name)
+        layers.setdefault(int(layer[1]) if layer else -1, []).append(name)
+    return [layers[number] for number in sorted(layers)]
 
 
 def _in_parallel(function: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -138,7 +145,7 @@ def _check(network: Network, parameters: Mapping[str, Tensor], weights: Weights)
 
 def _ignorable(name: str, config: ModelConfig) -> bool:
     """Old buffers, and the MTP modules of a checkpoint whose configuration does not mention them."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    layer = LAYER.match(name)
     beyond = config.mla is not None and layer is not None and int(layer[1]) >= config.num_layers + config.mtp_layers
     return beyond or IGNORED.fullmatch(name) is not None
 

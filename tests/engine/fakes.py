@@ -17,8 +17,8 @@ STATES = 97
 
 
 def weight(token: int, position: int) -> int:
-    """What a token contributes; depends on its position, so that a swapped block is noticed."""
-    return (token * 31 + position * 17 + 7) % 61
+    """What a token contributes; depends on its position, so that a swapped block is noticed. The first counts nothing."""
+    return (token * 31 + position * 17 + 7) % 61 if position else 0
 
 
 class FakeNetwork:
@@ -31,7 +31,7 @@ class FakeNetwork:
     def __init__(self, seed: int, mtp: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.logits_SV = torch.randn(STATES, VOCAB, generator=generator) * 2
-        self.mtp = nn.ModuleList([nn.Identity()] if mtp else [])
+        self.mtp = [PerfectMTP(self)] if mtp else []
         self.calls = 0
         self.rows_seen: list[int] = []
 
@@ -65,9 +65,30 @@ class FakeNetwork:
         return sequence
 
 
+class PerfectMTP:
+    """Knows what the network will say next: its cache layer holds the same sum, one token ahead.
+
+    Any slip in its rows, positions or tokens makes its guesses wrong, and acceptance falls.
+    """
+
+    def __init__(self, network: FakeNetwork) -> None:
+        self.network = network
+
+    def __call__(self, next_ids_T: Tensor, hidden_TD: Tensor, attention: Attention) -> Tensor:
+        positions = (attention.positions_T + 1).tolist()
+        values = [float(weight(t, p)) for t, p in zip(next_ids_T.tolist(), positions, strict=True)]
+        v_T11 = torch.tensor(values)[:, None, None]
+        zeros_T11 = torch.zeros_like(v_T11)
+        mean_T11 = attention.attend(1, zeros_T11, zeros_T11, v_T11, scale=1.0, value_width=1)
+        return (mean_T11[:, 0, 0] * (attention.positions_T + 1)).round()[:, None] % STATES
+
+    def head(self, hidden_ND: Tensor) -> Tensor:
+        return self.network.head(hidden_ND)
+
+
 def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
     return PagedCache(
-        layers=1, kv_heads=1, key_width=1, value_width=1, value_in_key=False, num_blocks=num_blocks, block_size=block_size
+        layers=2, kv_heads=1, key_width=1, value_width=1, value_in_key=False, num_blocks=num_blocks, block_size=block_size
     )
 
 

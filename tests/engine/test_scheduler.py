@@ -57,7 +57,7 @@ def workloads(draw):
         "num_blocks": num_blocks,
         "max_batch": draw(st.integers(1, 6)),
         "chunk": draw(st.integers(1, 16)),
-        "speculation": draw(st.sampled_from(["off", "ngram"])),
+        "speculation": draw(st.sampled_from(["off", "ngram", "mtp"])),
         "requests": requests,
     }
 
@@ -80,7 +80,7 @@ class HalfRight:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workloads(), st.integers(0, 2**32))
 def test_everyone_finishes_with_their_own_text(workload, seed):
-    network = FakeNetwork(seed)
+    network = FakeNetwork(seed, mtp=workload["speculation"] == "mtp")
     runner = Runner(
         network,
         fake_cache(workload["num_blocks"], workload["block_size"]),

@@ -1,10 +1,17 @@
 import random
 
+import pytest
+import torch
+
 from millet.engine.runner import Runner
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
 from millet.engine.speculation import Gate, PromptLookup
-from tests.engine.fakes import FakeNetwork, fake_cache
+from millet.kernels.paged import PagedCache
+from millet.models.config import ModelConfig
+from millet.models.network import build
+from tests.engine.fakes import VOCAB, FakeNetwork, fake_cache
+from tests.models.toy import V3, randomise
 
 
 def sequence(tokens) -> Sequence:
@@ -91,3 +98,54 @@ def test_guesses_save_steps_on_repeating_text_and_change_nothing(seed):
     assert texts[0] == texts[1]
     assert steps[1] < 0.6 * steps[0]
     assert runner.gate.accepted > 30
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_mtp_guesses_are_verified_and_right_when_the_module_is(seed, temperature):
+    network = FakeNetwork(seed, mtp=True)
+    rng = random.Random(seed)
+    runner = Runner(network, fake_cache(64, 4), max_batch=4, chunk=5, speculation="auto")
+    runner.gate.open = lambda batch: True
+    sampling = Sampling(temperature=temperature, max_tokens=40, seed=seed)
+    sequences = [Sequence([rng.randrange(VOCAB) for _ in range(n)], sampling, max_length=n + 40) for n in (3, 9, 14)]
+    for s in sequences:
+        runner.scheduler.add(s)
+    while not runner.scheduler.idle:
+        runner.step()
+    for s in sequences:
+        assert s.token_ids == network.expected(s.token_ids[: s.num_prompt], sampling, 0, seed, s.max_length).token_ids
+    assert runner.gate.drafted > 30
+    if temperature == 0:
+        assert runner.gate.accepted == runner.gate.drafted
+    else:
+        assert 0 < runner.gate.accepted < runner.gate.drafted
+
+
+def test_a_deepseek_model_with_mtp_says_the_same_with_and_without_guesses(seed):
+    settings = V3 | {"model_type": "deepseek_v3", "num_nextn_predict_layers": 1}
+    settings.pop("num_mtp_layers")
+    network = build(ModelConfig.from_hf(settings)).eval()
+    randomise(network, seed)
+    spec = network.config.cache
+    texts = []
+    for speculation in ("off", "mtp"):
+        cache = PagedCache(
+            layers=spec.layers,
+            kv_heads=spec.kv_heads,
+            key_width=spec.key_width,
+            value_width=spec.value_width,
+            value_in_key=spec.value_in_key,
+            num_blocks=32,
+            block_size=4,
+        )
+        runner = Runner(network, cache, max_batch=4, chunk=16, speculation=speculation)
+        runner.gate.open = lambda batch, on=speculation == "mtp": on
+        sequences = [Sequence([7, 8, 9, i], Sampling(temperature=0.0, max_tokens=20), max_length=24) for i in range(3)]
+        for s in sequences:
+            runner.scheduler.add(s)
+        with torch.inference_mode():
+            while not runner.scheduler.idle:
+                runner.step()
+        texts.append([s.token_ids for s in sequences])
+    assert texts[0] == texts[1]
+    assert runner.gate.drafted > 0

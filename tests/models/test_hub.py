@@ -274,6 +274,15 @@ def test_directory_pull_goes_on_with_the_next_file(web: Web) -> None:
     assert [path.rpartition("/")[2] for path, _ in web.requests] == ["main?blobs=true", "tokenizer.json"]
 
 
+def test_file_that_the_hub_changed_between_two_tries_is_fetched_again(web: Web) -> None:
+    on_hugging_face(web, "org/name", DIRECTORY)
+    del web.files["/org/name/resolve/c0ffee/tokenizer.json"]
+    with pytest.raises(DownloadFailed, match=r"tokenizer\.json"):
+        hub.pull("hf:org/name")
+    on_hugging_face(web, "org/name", {**DIRECTORY, "config.json": b"[]"})
+    assert (hub.pull("hf:org/name") / "config.json").read_bytes() == b"[]"
+
+
 def test_gguf_from_hugging_face(web: Web, weights: bytes) -> None:
     on_hugging_face(web, "org/one", {"README.md": b"", "a.gguf": weights}, lfs=("a.gguf",))
     assert hub.pull("hf:org/one").read_bytes() == weights

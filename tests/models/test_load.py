@@ -191,6 +191,7 @@ def test_the_default_model(smollm2_path: Path) -> None:
     assert model.eos_token_ids == (2,)
     assert model.template is not None
     assert (model.config.num_layers, model.config.tie_word_embeddings, model.config.rms_norm_eps) == (30, True, 1e-5)
+    model.network.unpack()
     parameters = dict(model.network.named_parameters())
     assert sum(parameter.numel() for parameter in parameters.values()) == model.config.num_parameters == 134_515_008
     names = {
