@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence as Ids
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,7 @@ class Engine:
                 generation.cancel()
             raise
 
-    def submit(
-        self, prompt: Ids[int], sampling: Sampling | None = None, hooks: Ids[Hook] | None = None
-    ) -> Generation:
+    def submit(self, prompt: Ids[int], sampling: Sampling | None = None, hooks: Ids[Hook] | None = None) -> Generation:
         """Queue one request. `hooks`: one for each of the n samples.
 
         Raises PromptTooLong where the prompt leaves no room for a token, BadRequest for impossible ids.

@@ -16,9 +16,9 @@ class Verdict:
     """What a hook says about what comes next. The default lets the model go on freely.
 
     force: token ids that follow verbatim, unsampled. Where the token just sampled would have ended the sequence (an EOS
-        id), forcing replaces it: the end token is dropped and generation goes on with the forced ids. The hook is told
-        of forced tokens through `after` as of sampled ones; a Verdict returned for any but the last forced id is ignored
-        unless it ends the sequence.
+        id), forcing replaces it: the end token is dropped and generation goes on with the forced ids. The hook hears
+        of forced tokens through `after` as of sampled ones; a Verdict returned for any but the last forced id is
+        ignored unless it ends the sequence.
     allow: bool mask [V] over the next sampled token; None allows all. At least one entry must be True.
     end: a finish reason; the sequence ends here, the token just seen included.
     """

@@ -51,7 +51,9 @@ class Sampling:
         if self.seed is not None:
             _integer("seed", self.seed, -(2**63), 2**64 - 1, "any 64-bit integer, or none")
         if not all(isinstance(s, str) and s for s in self.stop):
-            raise BadRequest("stop must be strings of at least one character; leave it out to stop at the model's own end")
+            raise BadRequest(
+                "stop must be strings of at least one character; leave it out to stop at the model's own end"
+            )
         for token, bias in self.logit_bias.items():
             _integer("logit_bias key", token, 0, None, "a token id")
             _number("logit_bias", bias, -100.0, 100.0, "-100 bans a token, 100 all but forces it")

@@ -59,7 +59,7 @@ class Scheduler:
             tokens = tuple(sequence.token_ids[number * size : (number + 1) * size])
             sequence.serials.append(self.pool.remember(sequence.blocks[number], parent, tokens))
 
-    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None | bool:
+    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | bool | None:
         """Start `child`, a sample of the same prompt, from the parent's computed cache.
 
         Whole blocks are shared; a partly filled one must be copied: returns (source, target), or True where there is

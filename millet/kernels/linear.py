@@ -121,7 +121,7 @@ BLOCK = 64  # outputs that oneDNN interleaves
 
 
 def _blocked_view(packed_FD: Tensor) -> Tensor | None:
-    """The packed weight's memory as [ceil(F / 64), D padded to 16, 64], in place; None where the size says otherwise."""
+    """The packed weight's memory as [ceil(F / 64), D padded to 16, 64], in place; None if it has another size."""
     count = torch.ops.mkldnn._nbytes(packed_FD) // 4
     blocks = -(-packed_FD.shape[0] // BLOCK)
     if count % (blocks * BLOCK) or count // (blocks * BLOCK) < packed_FD.shape[1]:

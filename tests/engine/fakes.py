@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from millet.engine.sampler import sample
 from millet.engine.sampling import Sampling
@@ -17,7 +17,7 @@ STATES = 97
 
 
 def weight(token: int, position: int) -> int:
-    """What a token contributes; depends on its position, so that a swapped block is noticed. The first counts nothing."""
+    """What a token contributes; depends on its position, so a swapped block is noticed. The first counts nothing."""
     return (token * 31 + position * 17 + 7) % 61 if position else 0
 
 
@@ -88,7 +88,13 @@ class PerfectMTP:
 
 def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
     return PagedCache(
-        layers=2, kv_heads=1, key_width=1, value_width=1, value_in_key=False, num_blocks=num_blocks, block_size=block_size
+        layers=2,
+        kv_heads=1,
+        key_width=1,
+        value_width=1,
+        value_in_key=False,
+        num_blocks=num_blocks,
+        block_size=block_size,
     )
 
 

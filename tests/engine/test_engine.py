@@ -201,7 +201,9 @@ class ForceAtEnd:
 
 
 def test_forcing_is_bounded_by_max_tokens(engine):
-    generation = engine.submit([4], Sampling(max_tokens=3, logprobs=True), hooks=[Scripted({1: Verdict(force=(1,) * 9)})])
+    generation = engine.submit(
+        [4], Sampling(max_tokens=3, logprobs=True), hooks=[Scripted({1: Verdict(force=(1,) * 9)})]
+    )
     out = generation.result()[0]
     assert len(out.token_ids) == 3
     assert out.finish_reason == "length"

@@ -123,7 +123,10 @@ def test_a_hook_mask_is_never_escaped(seed):
 def test_logprobs_are_the_models_own(seed):
     torch.manual_seed(seed)
     logits_NV = torch.randn(2, V)
-    rows = [sequence(temperature=0.3, top_k=2, logprobs=True, seed=seed, logit_bias={9: 50.0}), sequence(temperature=0.0)]
+    rows = [
+        sequence(temperature=0.3, top_k=2, logprobs=True, seed=seed, logit_bias={9: 50.0}),
+        sequence(temperature=0.0),
+    ]
     result = sample(logits_NV, rows)
     assert result.token_ids[0] == 9
     expected = logits_NV.log_softmax(-1)[torch.arange(2), torch.tensor(result.token_ids)]

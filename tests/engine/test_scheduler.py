@@ -1,4 +1,4 @@
-"""Whatever arrives, is cancelled, is preempted or forks: everyone finishes with their own text, and no block is lost."""
+"""Whatever arrives, is cancelled, preempted or forks: everyone finishes with their own text, and no block is lost."""
 
 import random
 from itertools import pairwise
@@ -96,7 +96,11 @@ def test_everyone_finishes_with_their_own_text(workload, seed):
     requests = []
     for request in workload["requests"]:
         sampling = Sampling(
-            temperature=request["temperature"], n=request["n"], max_tokens=request["max_tokens"], seed=seed, logprobs=True
+            temperature=request["temperature"],
+            n=request["n"],
+            max_tokens=request["max_tokens"],
+            seed=seed,
+            logprobs=True,
         )
         length = min(len(request["prompt"]) + request["max_tokens"], capacity)
         samples = [Sequence(request["prompt"], sampling, index=i, max_length=length) for i in range(request["n"])]

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -64,7 +65,7 @@ def test_the_gate_closes_when_guessing_does_not_pay_and_tries_less_and_less():
     decisions = play(Gate(), 3000, plain=1.0, guessed=1.3, accepted=0)
     assert decisions.count(True) < 0.02 * len(decisions)
     probes = [i for i in range(1, len(decisions)) if decisions[i] and not decisions[i - 1]]
-    pauses = [b - a for a, b in zip(probes, probes[1:], strict=False)]
+    pauses = [b - a for a, b in itertools.pairwise(probes)]
     assert pauses == sorted(pauses)
 
 

@@ -100,9 +100,7 @@ def test_paged_in_random_steps_over_scattered_blocks(seed, heads, groups, width,
 
 def test_a_copied_block_is_the_same_in_every_layer(seed):
     torch.manual_seed(seed)
-    cache = PagedCache(
-        layers=3, kv_heads=2, key_width=4, value_width=4, value_in_key=False, num_blocks=5, block_size=2
-    )
+    cache = PagedCache(layers=3, kv_heads=2, key_width=4, value_width=4, value_in_key=False, num_blocks=5, block_size=2)
     cache.keys.normal_()
     assert cache.values is not None
     cache.values.normal_()

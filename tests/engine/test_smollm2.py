@@ -1,0 +1,100 @@
+"""The real default model: its greedy text is transformers', and no circumstance of a batch changes a sample."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from millet.engine.engine import Engine
+from millet.engine.sampling import Sampling
+from millet.models.load import load
+from millet.models.model import Model
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):\n    ",
+    "Water boils at",
+    "The three primary colours are",
+    "Q: What is 12 plus 30?\nA:",
+    "In 1969, the first humans",
+    "A recipe for pancakes: first,",
+    "The opposite of hot is",
+    "import numpy as np\n\n",
+    "My favourite book is",
+    "The mitochondria is",
+    "To be, or not to be,",
+    "1, 2, 3, 4,",
+    "Dear Sir or Madam,",
+    "Photosynthesis is the process by which",
+    "The largest planet in the solar system",
+    "SELECT name FROM",
+    "She opened the door and",
+    "The quick brown fox",
+]
+TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def model(smollm2_path: Path) -> Model:
+    return load(smollm2_path)
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Model) -> list[list[int]]:
+    return [model.tokenizer.encode(text) for text in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def expected(model: Model, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """What transformers says, one prompt at a time, from the same dequantised weights."""
+    directory = tmp_path_factory.mktemp("smollm2") / "model"
+    model.save(directory)
+    # Greedy means greedy: not the sampling that the model's authors recommend.
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": list(model.eos_token_ids)}))
+    peer = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    outs = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            out = peer.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+            outs.append(out[0, len(prompt) :].tolist())
+    return outs
+
+
+def texts(engine: Engine, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+    return [samples[0].token_ids for samples in engine.generate(prompts, sampling)]
+
+
+def test_greedy_text_is_that_of_transformers(
+    model: Model, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    greedy = Sampling(temperature=0.0, max_tokens=TOKENS)
+    with Engine(model, cache_tokens=4096) as engine:
+        assert [texts(engine, [prompt], greedy)[0] for prompt in prompts] == expected
+    with Engine(model, cache_tokens=4096, max_batch=16) as engine:
+        assert texts(engine, prompts, greedy) == expected
+
+
+def test_no_circumstance_changes_a_sample(model: Model, prompts: list[list[int]]) -> None:
+    """Alone or in a batch, whole or in chunks, cold or from a cached prefix, preempted or not, guessing or not."""
+    sampling = Sampling(temperature=0.8, top_p=0.95, seed=11, max_tokens=TOKENS)
+    few = [prompts[0] * 3, prompts[2], prompts[5], prompts[13]]
+    with Engine(model, cache_tokens=2048, speculation="off") as engine:
+        alone = [texts(engine, [prompt], sampling)[0] for prompt in few]
+        assert texts(engine, few, sampling) == alone  # in a batch, from a warm prefix cache
+    with Engine(model, cache_tokens=2048, chunk=7, speculation="ngram") as engine:
+        assert texts(engine, few, sampling) == alone
+    with Engine(model, cache_tokens=96, speculation="off") as engine:
+        assert texts(engine, few, sampling) == alone
+        assert engine.stats()["preemptions"] > 0
+
+
+def test_logprobs_are_those_of_the_trainers_forward(model: Model, prompts: list[list[int]]) -> None:
+    with Engine(model, cache_tokens=2048) as engine:
+        out = engine.generate([prompts[1]], Sampling(temperature=1.0, seed=3, max_tokens=TOKENS, logprobs=True))[0][0]
+    with torch.no_grad():
+        own = model.logprobs([[*prompts[1], *out.token_ids]])[0]
+    assert out.logprobs == pytest.approx(own[-len(out.token_ids) :].tolist(), abs=1e-4)
