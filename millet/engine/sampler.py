@@ -2,7 +2,7 @@
 
 A token is drawn by inverting the cumulative distribution at a number that depends only on (seed, sample, position).
 So a request's text depends on its seed and its logits, never on its neighbours, and a drafted token is accepted exactly
-when it is the one that would have been drawn anyway: speculation changes nothing, not merely no distribution.
+when it is the one that would have been drawn anyway: speculation leaves the text itself unchanged.
 
 Shape legend: N rows, V vocabulary, C candidates (the most likely tokens, sorted).
 """

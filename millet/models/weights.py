@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from millet.errors import BadWeights
+from millet.kernels.heap import release_freed
 from millet.models.config import ModelConfig
 from millet.models.network import Network, build
 
@@ -99,6 +100,7 @@ def fill(
         del filled
         if pack:
             network.pack()
+            release_freed()
 
 
 def _parts(names: Iterable[str]) -> list[list[str]]:
