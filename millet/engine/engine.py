@@ -77,7 +77,7 @@ class Generation:
                 logprobs=list(s.logprobs) if s.sampling.logprobs else None,
                 finish_reason=s.finish_reason or "cancelled",
                 prompt_tokens=s.num_prompt,
-                cached_tokens=s.num_cached,
+                cached_tokens=s.num_cached or 0,
             )
             for s in self.sequences
         ]
@@ -117,7 +117,8 @@ class Engine:
         if speculation == "mtp" and not model.config.mtp_layers:
             raise BadRequest(f"{model.name} has no MTP module; use speculation='ngram' or 'auto'")
         self.model = model
-        model.network.pack()
+        with model.layout:
+            model.network.pack()
         tokens = cache_tokens or plan_cache(model.config, model.dtype, model.device)
         spec = model.config.cache
         cache = PagedCache(
@@ -144,8 +145,10 @@ class Engine:
 
     def generate(self, prompts: Ids[Ids[int]], sampling: Sampling | None = None) -> list[list[Completion]]:
         """All samples of all prompts: result[i][j] is sample j of prompt i."""
-        generations = [self.submit(prompt, sampling) for prompt in prompts]
+        generations: list[Generation] = []
         try:
+            for prompt in prompts:
+                generations.append(self.submit(prompt, sampling))
             return [generation.result() for generation in generations]
         except BaseException:
             for generation in generations:
@@ -255,7 +258,8 @@ class Engine:
                         self._end(generation)
                     if closed:
                         return
-                    touched = self._runner.step()
+                    with self.model.layout:
+                        touched = self._runner.step()
                     if self._requests and not touched:
                         raise RuntimeError("the engine has requests and nothing to compute: a bug in the scheduler")
                     for sequence in touched:
@@ -264,16 +268,23 @@ class Engine:
                     self._abandon(error)
 
     def _begin(self, generation: Generation) -> None:
-        first, *others = generation.sequences
+        try:
+            for sequence in generation.sequences:
+                sequence.start()
+        except Exception as error:  # a hook's own failure is its request's alone
+            generation._fail(error)
+            return
+        first: Sequence | None = None
         for sequence in generation.sequences:
             self._requests[sequence] = generation
-            sequence.start()
-        for other in others:
-            if other.token_ids == first.token_ids:
-                first.siblings.append(other)
-            else:  # its hook forces another beginning; the prompt itself is still shared through the prefix cache
-                self._runner.scheduler.add(other)
-        self._runner.scheduler.add(first)
+            if sequence.done:  # forced to its end before the model had a word
+                self._deliver(sequence)
+            elif first is not None and sequence.finish_reason is None and sequence.token_ids == first.token_ids:
+                first.siblings.append(sequence)
+            else:  # the first, or one whose hook forces another beginning; the prefix cache still shares the prompt
+                self._runner.scheduler.add(sequence)
+                if first is None and sequence.finish_reason is None:
+                    first = sequence
 
     def _end(self, generation: Generation) -> None:
         for sequence in generation.sequences:

@@ -56,13 +56,11 @@ class Runner:
             return []
         hidden_TD = self._forward(works)
         decoding = all(w.sequence.num_generated > 0 and w.sequence.num_uncomputed == 1 for w in works)
-        before = sum(w.sequence.num_generated for w in works)
         drafted = sum(len(w.sequence.drafts) for w in works)
-        touched = self._sample(works, hidden_TD)
+        touched, drawn = self._sample(works, hidden_TD)
         if decoding:
-            tokens = sum(w.sequence.num_generated for w in works) - before
             seconds = time.perf_counter() - started
-            self.gate.record(len(works), seconds=seconds, tokens=tokens, drafted=drafted)
+            self.gate.record(len(works), seconds=seconds, tokens=drawn, drafted=drafted)
         for sequence in touched:
             sequence.drafts = []
             if sequence.done:
@@ -105,7 +103,7 @@ class Runner:
         ids_T = torch.tensor(ids, dtype=torch.int64, device=self.cache.keys.device)
         return self.network(ids_T, PagedAttention(self.cache, spans))
 
-    def _sample(self, works: list[Work], hidden_TD: Tensor) -> list[Sequence]:
+    def _sample(self, works: list[Work], hidden_TD: Tensor) -> tuple[list[Sequence], int]:
         """Logits where they are needed, log-probabilities of forced tokens, then draw and verify token by token."""
         rows: list[int] = []  # row of hidden_TD behind each row of the logits
         scored: list[tuple[int, Sequence, int]] = []  # logits row, sequence, token
@@ -132,20 +130,26 @@ class Runner:
 
     def _draw(
         self, works: list[Work], drawing: list[tuple[int, Work]], logits_NV: Tensor, hidden_TD: Tensor
-    ) -> list[Sequence]:
-        """Draw the next token of each; where it is the guessed one, the next row is valid too: draw again from it."""
-        computed = {w.sequence: min(w.length, w.sequence.num_uncomputed) for w in works}
+    ) -> tuple[list[Sequence], int]:
+        """Draw the next token of each; where it is the guessed one, the next row is valid too: draw again from it.
+
+        Returns the sequences of the step, new samples included, and how many tokens were drawn.
+        """
+        spans = {w.sequence: (w.sequence.num_computed, min(w.length, w.sequence.num_uncomputed)) for w in works}
+        computed = {sequence: count for sequence, (_, count) in spans.items()}  # rows whose tokens are confirmed
         touched = list(computed)
         turns: list[tuple[int, Sequence]] = []
+        copies: list[tuple[int, int]] = []
         for row, work in drawing:
             turns.append((row, work.sequence))
-            for child in self._fork(work.sequence, computed):
+            for child in self._fork(work.sequence, computed[work.sequence], copies):
                 turns.append((row, child))
                 touched.append(child)
-        guessed = 0  # how many guesses the sequences still in `turns` have had confirmed
+        guessed = drawn = 0  # guesses that the sequences still in `turns` have had confirmed; tokens
         while turns:
             sequences = [sequence for _, sequence in turns]
             sampled = sample(logits_NV[[row + guessed for row, _ in turns]], sequences)
+            drawn += len(turns)
             confirmed = []
             for i, (row, sequence) in enumerate(turns):
                 token, length = sampled.token_ids[i], len(sequence.token_ids)
@@ -162,31 +166,35 @@ class Runner:
                     computed[sequence] += 1
                     confirmed.append((row, sequence))
             turns, guessed = confirmed, guessed + 1
+        starts = {sequence: start for sequence, (start, _) in spans.items()}
         if self.mtp:
-            self._mtp_draft(works, computed, hidden_TD)
+            self._mtp_draft(works, starts, computed, hidden_TD)
+        for copy in copies:  # after the MTP layer has written its rows of the prompt
+            self.cache.copy_block(*copy)
         for sequence, count in computed.items():
-            self.scheduler.advance(sequence, count)
-        return touched
+            self.scheduler.advance(sequence, starts[sequence] + count - sequence.num_computed)
+        return touched, drawn
 
-    def _fork(self, parent: Sequence, computed: dict[Sequence, int]) -> list[Sequence]:
+    def _fork(self, parent: Sequence, computed: int, copies: list[tuple[int, int]]) -> list[Sequence]:
         """Start the other samples of a prompt that has just been computed; those that could start now are returned."""
         if not parent.siblings:
             return []
-        self.scheduler.advance(parent, computed[parent])
-        computed[parent] = 0
+        self.scheduler.advance(parent, computed)
         started = []
         for child in parent.siblings:
+            child.logprobs = list(parent.logprobs)  # of tokens that their hooks forced alike
             copy = self.scheduler.fork(parent, child)
             if copy is False:
                 continue
             if isinstance(copy, tuple):
-                self.cache.copy_block(*copy)
-            computed[child] = 0
+                copies.append(copy)
             started.append(child)
         parent.siblings = []
         return started
 
-    def _mtp_draft(self, works: list[Work], computed: dict[Sequence, int], hidden_TD: Tensor) -> None:
+    def _mtp_draft(
+        self, works: list[Work], starts: dict[Sequence, int], computed: dict[Sequence, int], hidden_TD: Tensor
+    ) -> None:
         """Run the MTP layer over this step's confirmed rows; its last row per sequence guesses the token after next.
 
         Row i takes the hidden state of position i and the embedding of token i + 1. Where i + 1 is not known yet (the
@@ -198,12 +206,12 @@ class Runner:
         spans, ends = [], []
         start = 0
         for work in works:
-            s, count = work.sequence, computed[work.sequence]
-            known = s.token_ids[s.num_computed + 1 : s.num_computed + 1 + count]
+            s, count, first = work.sequence, computed[work.sequence], starts[work.sequence]
+            known = s.token_ids[first + 1 : first + 1 + count]
             if known:
                 rows += range(start, start + len(known))
                 next_ids += known
-                spans.append(Span(s.num_computed, len(known), s.blocks))
+                spans.append(Span(first, len(known), s.blocks))
                 ends.append((len(rows) - 1, s))
             start += work.length
         self._mtp_drafts = {}
@@ -214,5 +222,5 @@ class Runner:
         hidden_ND = self.network.mtp[0](next_T, hidden_TD[rows], attention)
         guesses = self.network.mtp[0].head(hidden_ND[[row for row, _ in ends]]).argmax(dim=-1).tolist()
         for (_, sequence), guess in zip(ends, guesses, strict=True):
-            if sequence.num_computed + computed[sequence] + 1 == len(sequence.token_ids):
+            if starts[sequence] + computed[sequence] + 1 == len(sequence.token_ids):
                 self._mtp_drafts[sequence] = guess

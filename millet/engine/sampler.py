@@ -19,6 +19,9 @@ from millet.engine.sequence import Sequence
 CANDIDATES = 256
 """Truncated sampling looks at this many of the most likely tokens first; rows that need more are sorted whole."""
 
+COLDEST = 1e-5
+"""Below this temperature sampling is greedy, as it would be anyway but for overflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
@@ -34,7 +37,7 @@ def sample(logits_NV: Tensor, sequences: list[Sequence]) -> Sampled:
         for row_V, sequence in zip(choice_NV, sequences, strict=True):
             _adjust(row_V, sequence)
     tokens_N = choice_NV.argmax(dim=-1)
-    drawn = [i for i, s in enumerate(sequences) if s.sampling.temperature > 0]
+    drawn = [i for i, s in enumerate(sequences) if s.sampling.temperature >= COLDEST]
     if drawn:
         rows = slice(None) if len(drawn) == len(sequences) else drawn
         tokens_N[rows] = _draw(choice_NV[rows], [sequences[i] for i in drawn])

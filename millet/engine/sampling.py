@@ -42,7 +42,7 @@ class Sampling:
         _number("temperature", self.temperature, 0.0, 100.0, "0 is greedy, 0.6 suits reasoning")
         _number("top_p", self.top_p, 0.0, 1.0, "1 turns it off", open_low=True)
         _number("min_p", self.min_p, 0.0, 1.0, "0 turns it off")
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, "1 turns it off", open_low=True)
+        _number("repetition_penalty", self.repetition_penalty, 0.01, 100.0, "1 turns it off")
         _number("presence_penalty", self.presence_penalty, -100.0, 100.0, "0 turns it off")
         _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0, "0 turns it off")
         _integer("top_k", self.top_k, 0, None, "0 turns it off")

@@ -74,7 +74,7 @@ class Scheduler:
             self.pool.share(block)
         child.serials = parent.serials[:full]
         child.num_computed = parent.num_computed
-        child.num_cached = parent.num_computed
+        child.num_cached = child.num_prompt
         self._run(child)
         if not rest:
             return True
@@ -110,16 +110,15 @@ class Scheduler:
         budget = self.chunk - sum(plan.values())
         while self.waiting and budget > 0 and len(self.running) < self.max_batch:
             sequence = self.waiting[0]
-            # At least one token must be computed, to have something to sample from.
-            sequence.blocks, sequence.serials = self.pool.match(sequence.token_ids[:-1])
+            sequence.blocks, sequence.serials = self.pool.match(sequence.token_ids[: _reusable(sequence)])
             sequence.num_computed = len(sequence.blocks) * self.pool.block_size
             length = min(sequence.num_uncomputed, budget)
             if self._missing(sequence, length) > self.pool.num_free:
                 self._release(sequence)
                 return
             self._grow(sequence, length)
-            if sequence.num_generated == 0:
-                sequence.num_cached = sequence.num_computed
+            if sequence.num_cached is None:
+                sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
             self.waiting.popleft()
             self._run(sequence)
             plan[sequence] = length
@@ -162,3 +161,10 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks, sequence.serials, sequence.num_computed = [], [], 0
+
+
+def _reusable(sequence: Sequence) -> int:
+    """How many leading tokens may come from the prefix cache. The model must run over the last one, to have something
+    to sample from, and over the one before each forced token that has yet to get its log-probability."""
+    known = len(sequence.token_ids) - 1
+    return min(known, sequence.num_prompt + len(sequence.logprobs) - 1) if sequence.unscored else known

@@ -41,7 +41,7 @@ class Sequence:
         self.token_ids = list(prompt)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
-        self.num_cached = 0  # prompt tokens found in the prefix cache when the sequence was first admitted
+        self.num_cached: int | None = None  # prompt tokens found computed when the sequence was first admitted
         self.blocks: list[int] = []
         self.serials: list[int] = []  # prefix-cache serials of the leading full blocks
         self.drafts: list[int] = []
@@ -90,14 +90,14 @@ class Sequence:
         self._append_forced(verdict.force)
 
     def _append_forced(self, forced: Ids[int]) -> None:
-        for position, token_id in enumerate(forced):
-            if self.finish_reason is not None:
-                return
-            verdict = _merge([hook.after(token_id) for hook in self.hooks])
-            self._take(token_id, verdict.end)
-            if position == len(forced) - 1:
-                self.allow = verdict.allow
-                self._append_forced(verdict.force)
+        while forced:
+            verdict = GO_ON
+            for token_id in forced:
+                if self.finish_reason is not None:
+                    return
+                verdict = _merge([hook.after(token_id) for hook in self.hooks])
+                self._take(token_id, verdict.end)
+            self.allow, forced = verdict.allow, verdict.force
 
     def _take(self, token_id: int, end: str | None) -> None:
         self.token_ids.append(token_id)

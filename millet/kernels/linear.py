@@ -92,7 +92,10 @@ class TiedHead(LinearGroup):
         self._rows: Tensor | None = None
 
     def __call__(self, x_TD: Tensor) -> tuple[Tensor, ...]:
-        return super().__call__(x_TD) if self.packed else (F.linear(x_TD, self.modules[0].weight),)
+        packed_FD = self._packed
+        if packed_FD is None:
+            return (F.linear(x_TD, self.modules[0].weight),)
+        return (_product(x_TD, packed_FD, None),)
 
     def pack(self) -> None:
         table = self.modules[0].weight

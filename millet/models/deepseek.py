@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from millet.kernels.attention import Attention
 from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
+from millet.models.norm import RMSNorm
 from millet.models.rope import Rotation, softmax_factor
 
 LATENT_EPS = 1e-6  # of the norms on the latents, whatever rms_norm_eps the rest of the model has
@@ -35,10 +36,10 @@ class LatentAttention(nn.Module):
             self.q_proj = nn.Linear(width, heads * config.head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(width, mla.q_lora_rank, bias)
-            self.q_a_layernorm = nn.RMSNorm(mla.q_lora_rank, LATENT_EPS)
+            self.q_a_layernorm = RMSNorm(mla.q_lora_rank, LATENT_EPS)
             self.q_b_proj = nn.Linear(mla.q_lora_rank, heads * config.head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(width, mla.kv_lora_rank + mla.qk_rope_head_dim, bias)
-        self.kv_a_layernorm = nn.RMSNorm(mla.kv_lora_rank, LATENT_EPS)
+        self.kv_a_layernorm = RMSNorm(mla.kv_lora_rank, LATENT_EPS)
         self.kv_b_proj = nn.Linear(mla.kv_lora_rank, heads * (mla.qk_nope_head_dim + mla.v_head_dim), bias=False)
         self.o_proj = nn.Linear(heads * mla.v_head_dim, width, bias)
         self.down = LinearGroup(self, "q_proj" if mla.q_lora_rank is None else "q_a_proj", "kv_a_proj_with_mqa")

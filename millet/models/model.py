@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Model:
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype = field(default=torch.float32)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    layout: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    """Held while the network runs in an engine, and while its weights are laid out anew (packed, unpacked)."""
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of every token after the first, given those before it: fp32 [len(ids) - 1] per sequence.
@@ -47,7 +50,8 @@ class Model:
         without, the logits of only a few rows exist at a time. A sequence of fewer than two tokens gives an empty one.
         """
         if torch.is_grad_enabled() and self.network.packed:
-            self.network.unpack()
+            with self.layout:
+                self.network.unpack()
         for ids in sequences:
             self._check(ids)
         lengths = [max(0, len(ids) - 1) for ids in sequences]
@@ -60,13 +64,14 @@ class Model:
 
     def save(self, directory: str | Path, max_shard_bytes: int = 4 << 30) -> None:
         """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
-        packed = self.network.packed
-        self.network.unpack()
-        try:
-            save(self, directory, max_shard_bytes)
-        finally:
-            if packed:
-                self.network.pack()
+        with self.layout:
+            packed = self.network.packed
+            self.network.unpack()
+            try:
+                save(self, directory, max_shard_bytes)
+            finally:
+                if packed:
+                    self.network.pack()
 
     def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor) -> Iterator[Tensor]:
         rows = len(hidden_TD) if hidden_TD.requires_grad else max(1, LOGITS // self.config.vocab_size)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from millet.kernels.attention import Attention
 from millet.models.config import ModelConfig
+from millet.models.norm import RMSNorm
 from millet.models.rope import Rope
 from millet.models.transformer import Layer
 from millet.models.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ class SharedHead(nn.Module):
 
     def __init__(self, config: ModelConfig, head: nn.Linear | nn.Embedding) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = head
 
 
@@ -50,8 +51,8 @@ class MTP(Layer):
     ) -> None:
         super().__init__(config, self_attn, mlp)
         self.embed_tokens = embed_tokens
-        self.enorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.hnorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = SharedHead(config, head)
         self.rope = rope

@@ -21,6 +21,7 @@ from millet.models.config import ModelConfig
 from millet.models.deepseek import LatentAttention
 from millet.models.moe import MoE
 from millet.models.mtp import MTP
+from millet.models.norm import RMSNorm
 from millet.models.rope import Rope
 from millet.models.transformer import Layer, SelfAttention, SwiGLU
 from millet.models.vocabulary import Vocabulary
@@ -38,7 +39,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, *_blocks(config, i)) for i in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class Network(nn.Module):

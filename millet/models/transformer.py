@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from millet.kernels.attention import Attention
 from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
+from millet.models.norm import RMSNorm
 from millet.models.rope import Rotation
 
 
@@ -28,8 +29,8 @@ class SelfAttention(nn.Module):
         self.out = LinearGroup(self, "o_proj")
         self.normalised = config.architecture == "qwen3"
         if self.normalised:
-            self.q_norm = nn.RMSNorm(head, config.rms_norm_eps)
-            self.k_norm = nn.RMSNorm(head, config.rms_norm_eps)
+            self.q_norm = RMSNorm(head, config.rms_norm_eps)
+            self.k_norm = RMSNorm(head, config.rms_norm_eps)
         self.index = index
         self.head_dim = head
         self.scale = head**-0.5
@@ -64,9 +65,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = self_attn
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = mlp
 
     def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:

@@ -36,7 +36,7 @@ class TokenMasks:
     def visible(self) -> Tensor:
         """Of `no_end`, those with more than blank space in them."""
         known = min(self._vocab_size, self._tokenizer.vocab_size)
-        shows = [bool(self._tokenizer.token_bytes(token_id).strip()) for token_id in range(known)]
+        shows = [bool(self._tokenizer.token_bytes(i).decode(errors="replace").strip()) for i in range(known)]
         shows_V = torch.zeros(self._vocab_size, dtype=torch.bool)
         shows_V[:known] = torch.tensor(shows)
         return shows_V & self.no_end

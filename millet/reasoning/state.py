@@ -175,7 +175,7 @@ class ReplyState:
 
     def _allowed(self) -> Tensor | None:
         """Mask over the next token."""
-        if self._phase is Phase.OPENING and self._budget == 0:
+        if self._phase is Phase.OPENING and (self._budget == 0 or self._num_tokens >= self._room):
             return self._masks.no_thought
         if self._phase is Phase.LANDING and not self._forced:
             return self._masks.visible if self._num_landing >= BLANKS else self._masks.no_end

@@ -1,7 +1,9 @@
 """A model small enough to predict by hand, which reads its whole context through the real paged attention."""
 
+import threading
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,3 +128,4 @@ class FakeModel:
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    layout: Any = field(default_factory=threading.RLock)

@@ -274,3 +274,60 @@ def test_an_idle_engine_does_not_step(engine, network):
     calls = network.calls
     time.sleep(0.05)
     assert network.calls == calls
+
+
+def test_a_hook_that_fails_at_the_start_fails_its_own_request_only(engine):
+    class Broken(Scripted):
+        def start(self) -> Verdict:
+            raise ValueError("hook")
+
+    broken = engine.submit([1], Sampling(), hooks=[Broken({})])
+    fine = engine.submit([2], Sampling(max_tokens=3))
+    with pytest.raises(ValueError, match="hook"):
+        broken.result()
+    assert len(fine.result()[0].token_ids) == 3
+
+
+def test_forced_beginnings_are_scored_though_the_cache_knows_them(engine, network):
+    """The second time the forced tokens lie in the prefix cache; with n > 1 the samples share them."""
+    forced = tuple(i % VOCAB for i in range(40))
+    for n in (1, 1, 3):
+        hooks = [Scripted({0: Verdict(force=forced)}) for _ in range(n)]
+        sampling = Sampling(n=n, temperature=1.0, max_tokens=50, logprobs=True)
+        for out in engine.submit(list(range(10)), sampling, hooks=hooks).result():
+            assert len(out.token_ids) == 50
+            assert out.logprobs == pytest.approx(own_logprobs(network, range(10), out.token_ids), abs=1e-5)
+            assert out.cached_tokens <= out.prompt_tokens
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_samples_that_are_forced_to_their_end_all_come_back(engine, logprobs):
+    hooks = [Scripted({0: Verdict(force=(1, 2, 3))}) for _ in range(3)]
+    outs = engine.submit([4], Sampling(n=3, max_tokens=2, logprobs=logprobs), hooks=hooks).result()
+    assert [out.token_ids for out in outs] == [[1, 2]] * 3
+
+
+def test_a_hook_may_force_without_end(engine):
+    class Forever(Scripted):
+        def after(self, token_id: int) -> Verdict:
+            return Verdict(force=(5,))
+
+    with Engine(FakeModel(FakeNetwork(1)), cache_tokens=4096) as engine:
+        engine.context_length = 4000
+        out = engine.submit([4], Sampling(max_tokens=3000), hooks=[Forever({})]).result()[0]
+    assert len(out.token_ids) == 3000
+
+
+def test_a_rejected_prompt_leaves_no_other_running(engine):
+    with pytest.raises(PromptTooLong):
+        engine.generate([[1], [1] * 500], Sampling(max_tokens=150))
+    for _ in range(200):
+        if engine.stats()["running"] == engine.stats()["waiting"] == 0:
+            break
+        time.sleep(0.01)
+    assert engine.stats()["cache_free_tokens"] == engine.cache_tokens
+
+
+def test_a_temperature_of_almost_nothing_is_greedy(engine):
+    greedy = texts(engine, [[1]], Sampling(temperature=0.0, max_tokens=9))
+    assert texts(engine, [[1]], Sampling(temperature=1e-40, top_p=0.9, max_tokens=9)) == greedy

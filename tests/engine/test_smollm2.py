@@ -68,9 +68,7 @@ def texts(engine: Engine, prompts: list[list[int]], sampling: Sampling) -> list[
     return [samples[0].token_ids for samples in engine.generate(prompts, sampling)]
 
 
-def test_greedy_text_is_that_of_transformers(
-    model: Model, prompts: list[list[int]], expected: list[list[int]]
-) -> None:
+def test_greedy_text_is_that_of_transformers(model: Model, prompts: list[list[int]], expected: list[list[int]]) -> None:
     greedy = Sampling(temperature=0.0, max_tokens=TOKENS)
     with Engine(model, cache_tokens=4096) as engine:
         assert [texts(engine, [prompt], greedy)[0] for prompt in prompts] == expected
