@@ -116,7 +116,9 @@ def test_smollm2_prompts_are_those_of_transformers(smollm2_path: Path, seed: int
     choose = random.Random(seed)
     parts = ["What is 12 + 30?", "\n\n1. ", "  ", "世界 😀", "I'll", "<|im_end", "|>", "def f(x):\n    return x\n"]
     for _ in range(30):
-        texts = ["".join(choose.choices(parts, k=6)).replace("<|im_end|>", "") for _ in range(4)]
+        texts = ["".join(choose.choices(parts, k=6)) for _ in range(4)]
+        if any("<|im_end|>" in text for text in texts):
+            continue  # where we part from transformers: there, a message could end its own turn
         messages = [SYSTEM, user(texts[0]), assistant(texts[1]), user(texts[2])][choose.randrange(2) :]
         ids = oracle.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert encode_chat(template, tokenizer, messages) == ids
