@@ -1,11 +1,13 @@
 # make chat: set everything up, and talk with the default model.   make test: set everything up, and run the tests.
+# make native: compile the native kernels, which set-up does too, and show the compiler's warnings.
 # Set-up is skipped as long as the files it depends on have not changed.
 
-.PHONY: chat test lint clean
+.PHONY: chat test lint native sanitize clean
 .NOTPARALLEL:
 
 PYTHON := .venv/bin/python
-SETUP := pyproject.toml requirements.lock scripts/setup
+NATIVE := millet/kernels/native
+SETUP := pyproject.toml requirements.lock scripts/setup $(NATIVE)/build.py $(NATIVE)/src $(wildcard $(NATIVE)/src/*)
 
 chat: .venv/ready
 	@.venv/bin/millet chat
@@ -18,8 +20,20 @@ lint: .venv/ready-test
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
 
+native: .venv/ready
+	@$(PYTHON) -m millet.kernels.native.build
+
+# The kernels' tests under gcc's AddressSanitizer and UndefinedBehaviorSanitizer. Python is not linked with them, so they
+# must be loaded first; and libstdc++ with them, as they look for its exceptions when they start.
+sanitize: .venv/ready-test
+	@CXX="$(CXX)" $(PYTHON) -m millet.kernels.native.build --sanitize
+	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		MILLET_NATIVE_LIBRARY=$(NATIVE)/_native_asan.so \
+		$(PYTHON) -m pytest -q tests/kernels --ignore=tests/kernels/test_native_build.py
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis $(NATIVE)/_native* $(NATIVE)/.build-*
 
 .venv/ready: $(SETUP)
 	@scripts/setup run

@@ -29,6 +29,10 @@ class OutOfMemory(MilletError):
     """The weights or the cache would not fit into this machine's memory."""
 
 
+class KernelsUnavailable(MilletError):
+    """The native kernels cannot be compiled, or are not what MILLET_KERNELS or MILLET_NATIVE_LIBRARY asks for."""
+
+
 class BadRequest(MilletError):
     """The caller asked for something impossible: sampling values, an empty prompt, malformed messages."""
 

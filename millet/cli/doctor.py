@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from millet.kernels.cpu import CPU, Memory
     from millet.kernels.roof import Roof
 
-_COMPILERS = ("c++", "g++", "clang++")
 _WIDTH = 200  # of lines that go to a file or a program, which nobody folds
 
 
@@ -55,9 +54,10 @@ def examine(model: str | None = None) -> dict[str, Any]:
     import torch
 
     from millet.kernels.cpu import Memory, read_cpu, read_memory
+    from millet.kernels.native.build import compiler
     from millet.kernels.roof import measure_roof
 
-    cpu, memory = read_cpu(), read_memory()
+    cpu, memory, kernels = read_cpu(), read_memory(), native_kernels()
     roof = measure_roof("cpu", cpu)
     gpu: dict[str, Any] | None = None
     place = (roof, memory)
@@ -65,7 +65,6 @@ def examine(model: str | None = None) -> dict[str, Any]:
         free, total = torch.cuda.mem_get_info()
         place = (measure_roof("cuda"), Memory(total, free))
         gpu = {"name": torch.cuda.get_device_name(), "memory": asdict(place[1]), "roof": asdict(place[0])}
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     return {
         "millet": __version__,
         "python": platform.python_version(),
@@ -75,25 +74,32 @@ def examine(model: str | None = None) -> dict[str, Any]:
         "memory": asdict(memory),
         "roof": asdict(roof),
         "gpu": gpu,
-        "compiler": compiler,
+        "kernels": kernels,
+        "compiler": " ".join(compiler() or []) or None,
         "home": str(home()),
         "disk_free": shutil.disk_usage(_existing(home())).free,
-        "notes": notes(cpu, gpu is not None, compiler, torch.backends.mkldnn.is_available()),
+        "notes": notes(cpu, gpu is not None, kernels["why_not"], torch.backends.mkldnn.is_available()),
         "models": [prospects(name, cpu, *place) for name in ([model] if model else catalog())],
     }
 
 
-def notes(cpu: CPU, gpu: bool, compiler: str | None, onednn: bool) -> list[str]:
-    """What is missing here or present but unused, and what it would change."""
+def native_kernels() -> dict[str, str | None]:
+    """The native kernels' variant and file, or why there are none."""
+    from millet.kernels.native.library import library, variant, why_not
+
+    opened = library()
+    return {"variant": variant(), "why_not": why_not(), "library": opened._name if opened else None}
+
+
+def notes(cpu: CPU, gpu: bool, why_not: str | None, onednn: bool) -> list[str]:
+    """What is missing here or present but unused, and what it would change. why_not: no native kernels are used."""
     found = []
     if not gpu and shutil.which("nvidia-smi"):
         found.append("GPU: there is an NVIDIA GPU, but this PyTorch cannot use it; install PyTorch built for CUDA.")
     elif not gpu:
         found.append("GPU: none. An NVIDIA GPU would run models in bf16 at the speed of its own memory.")
-    if compiler is None:
-        found.append("Compiler: none. Nothing in this version needs one.")
-    else:
-        found.append(f"Compiler: {compiler}. This version works without one and does not use it.")
+    if why_not is not None:
+        found.append(f"Native kernels: {why_not}. Without them PyTorch computes everything, more slowly.")
     if not onednn:
         found.append(
             "oneDNN: this PyTorch is built without it; with it, products of small batches are 2-3 times faster."
@@ -166,9 +172,10 @@ def _machine(findings: dict[str, Any]) -> Table:
     table.add_column()
     table.add_row("Millet", f"{findings['millet']}, Python {findings['python']}, PyTorch {findings['torch']}")
     table.add_row("Processor", clean(f"{processor['name']} ({processor['architecture']})"))
-    table.add_row(
-        "Features", f"{' '.join(processor['features']) or 'none known'}; PyTorch uses {findings['torch_kernels']}"
-    )
+    table.add_row("Features", " ".join(processor["features"]) or "none known")
+    native = findings["kernels"]["variant"]
+    pytorch = f"PyTorch's for {findings['torch_kernels']}"
+    table.add_row("Kernels", f"native for {native}; {pytorch}" if native else f"{pytorch}; no native ones")
     table.add_row("Cores", f"{processor['cores']} usable, {roof['threads']} threads for PyTorch")
     table.add_row("Memory", f"{_gb(memory['available'])} free of {_gb(memory['total'])}")
     table.add_row("Reading", f"{roof['read']:.1f} GB/s, measured")

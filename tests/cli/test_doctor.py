@@ -43,6 +43,9 @@ def test_json_names_every_model_of_the_catalog_with_its_prospects() -> None:
         assert row["fits"] == (row["needed"] <= findings["memory"]["available"])
     assert findings["roof"]["read"] > 0
     assert findings["processor"]["cores"] >= 1
+    kernels = findings["kernels"]
+    assert set(kernels) == {"variant", "why_not", "library"}
+    assert (kernels["variant"] is None) == (kernels["library"] is None) == (kernels["why_not"] is not None)
 
 
 def test_a_model_on_disk_is_planned_from_its_own_shape(tmp_path: Path, seed: int) -> None:
@@ -70,7 +73,22 @@ def test_piped_output_is_plain_and_complete() -> None:
     for name in catalog():
         line = next(line for line in lines if line.startswith(name))
         assert "float" in line, f"the row of {name} is cut off"
-    assert any(line.startswith("Compiler:") for line in lines)
+    assert any(line.startswith("Kernels ") and "PyTorch's for " in line for line in lines)
+
+
+def test_native_kernels_are_named_or_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = {"variant": "avx2", "why_not": None, "library": "/somewhere/_native.so"}
+    monkeypatch.setattr(module, "native_kernels", lambda: native)
+    text = run()
+    assert "native for avx2; PyTorch's for " in text
+    assert "Native kernels:" not in text
+    assert json.loads(run("--json"))["kernels"] == native
+    monkeypatch.setattr(
+        module, "native_kernels", lambda: {"variant": None, "why_not": "not compiled; run x", "library": None}
+    )
+    text = run()
+    assert "; no native ones" in text
+    assert "Native kernels: not compiled; run x. Without them" in text
 
 
 def test_an_unknown_model_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,12 +100,10 @@ def test_an_unknown_model_is_refused_before_anything_is_measured(monkeypatch: py
 def test_notes_say_what_is_missing_and_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
     avx2 = CPU("a processor", "x86_64", ("avx2",), 2, 2)
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    said = "\n".join(notes(avx2, gpu=False, compiler=None, onednn=False))
-    for subject in ("GPU: none", "Compiler: none", "oneDNN", "bf16"):
+    said = "\n".join(notes(avx2, gpu=False, why_not="not compiled", onednn=False))
+    for subject in ("GPU: none", "Native kernels: not compiled.", "oneDNN", "bf16"):
         assert subject in said
     monkeypatch.setattr(module.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert "built for CUDA" in notes(avx2, gpu=False, compiler=None, onednn=True)[0]
+    assert "built for CUDA" in notes(avx2, gpu=False, why_not=None, onednn=True)[0]
     zen4 = CPU("a processor", "x86_64", ("avx512_bf16",), 2, 2)
-    assert notes(zen4, gpu=True, compiler="/usr/bin/c++", onednn=True) == [
-        "Compiler: /usr/bin/c++. This version works without one and does not use it."
-    ]
+    assert notes(zen4, gpu=True, why_not=None, onednn=True) == []
