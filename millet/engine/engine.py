@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from millet.engine.forward import Forward, NativeForward, TorchForward
 from millet.engine.hook import Hook
 from millet.engine.planner import plan_cache
 from millet.engine.runner import Runner, Speculation
@@ -18,13 +19,13 @@ from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
 from millet.engine.stopping import StopHook
 from millet.errors import BadRequest, MilletError, PromptTooLong
+from millet.kernels.block_cache import BLOCK_SIZE, BlockCache
+from millet.kernels.native.library import why_not
 from millet.kernels.paged import PagedCache
 from millet.kernels.threads import release_helpers
 
 if TYPE_CHECKING:
     from millet.models.model import Model
-
-BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class Engine:
     cache_tokens: positions the cache can hold, fixed for the engine's life; None asks the planner.
     max_batch: most sequences computed in one step. chunk: most rows of one step.
     speculation: how to guess ahead; "auto" takes the model's MTP module if it has one, else prompt lookup.
+    exact: insist that log-probabilities equal those of `model.logprobs` bit for bit, with gradients too: fp32 weights
+    and cache on the native kernels. BadRequest where that cannot be.
     """
 
     def __init__(
@@ -113,28 +116,20 @@ class Engine:
         max_batch: int = 64,
         chunk: int = 256,
         speculation: Speculation = "auto",
+        exact: bool = False,
     ) -> None:
         if speculation == "mtp" and not model.config.mtp_layers:
             raise BadRequest(f"{model.name} has no MTP module; use speculation='ngram' or 'auto'")
         self.model = model
+        if exact:
+            _insist_on_exactness(model)
         with model.layout:
             model.network.pack()
-        tokens = cache_tokens or plan_cache(model.config, model.dtype, model.device)
-        spec = model.config.cache
-        cache = PagedCache(
-            layers=spec.layers,
-            kv_heads=spec.kv_heads,
-            key_width=spec.key_width,
-            value_width=spec.value_width,
-            value_in_key=spec.value_in_key,
-            num_blocks=-(-tokens // BLOCK_SIZE),
-            block_size=BLOCK_SIZE,
-            dtype=model.dtype,
-            device=model.device,
-        )
-        self.cache_tokens = cache.num_blocks * BLOCK_SIZE
+        tokens = cache_tokens or plan_cache(model.config, model.cache_dtype, model.device)
+        forward = _forward(model, -(-tokens // BLOCK_SIZE), chunk)
+        self.cache_tokens = forward.cache.num_blocks * BLOCK_SIZE
         self.context_length = min(model.config.max_position_embeddings, self.cache_tokens)
-        self._runner = Runner(model.network, cache, max_batch=max_batch, chunk=chunk, speculation=speculation)
+        self._runner = Runner(forward, max_batch=max_batch, chunk=chunk, speculation=speculation)
         self._requests: dict[Sequence, Generation] = {}
         self._arrived: list[Generation] = []
         self._cancelled: list[Generation] = []
@@ -305,3 +300,29 @@ class Engine:
         self._requests.clear()
         for generation in failed:
             generation._fail(error)
+
+
+def _forward(model: Model, num_blocks: int, chunk: int) -> Forward:
+    """The way to compute steps: in native calls where the model's weights are laid out for them."""
+    spec, dtype = model.config.cache, model.cache_dtype
+    shape: dict[str, Any] = {
+        "layers": spec.layers,
+        "kv_heads": spec.kv_heads,
+        "key_width": spec.key_width,
+        "value_width": spec.value_width,
+        "value_in_key": spec.value_in_key,
+        "num_blocks": num_blocks,
+    }
+    if model.native:
+        return NativeForward(model.network, BlockCache(**shape, dtype=dtype), max_rows=chunk)
+    return TorchForward(model.network, PagedCache(**shape, block_size=BLOCK_SIZE, dtype=dtype, device=model.device))
+
+
+def _insist_on_exactness(model: Model) -> None:
+    if not model.native:
+        reason = why_not() or f"the model is in {str(model.dtype).removeprefix('torch.')} on {model.device}"
+        raise BadRequest(f"exact=True needs fp32 and the native kernels on a CPU: {reason}")
+    if model.cache_dtype != torch.float32:
+        raise BadRequest(
+            f'exact=True needs fp32 weights and {model.name} has quantised ones; load it with dtype="float32"'
+        )

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as Ids
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from millet.engine.cache import BlockPool
+from millet.engine.forward import Forward
 from millet.engine.sampler import sample, score
 from millet.engine.scheduler import Scheduler, Work
 from millet.engine.sequence import Sequence
 from millet.engine.speculation import Gate, PromptLookup
-from millet.kernels.attention import Attention
-from millet.kernels.paged import PagedAttention, PagedCache, Span
+from millet.kernels.paged import Span
 
 Speculation = Literal["auto", "ngram", "mtp", "off"]
-
-
-class Network(Protocol):
-    """What the engine needs of a model: packed rows in, hidden states and logits out."""
-
-    @property
-    def mtp(self) -> Ids[Any]: ...
-    def __call__(self, ids_T: Tensor, attention: Attention) -> Tensor: ...
-    def head(self, hidden_ND: Tensor) -> Tensor: ...
 
 
 class Runner:
     """Runs steps over the sequences of one scheduler. Single-threaded; the engine's thread owns it."""
 
-    def __init__(
-        self, network: Network, cache: PagedCache, *, max_batch: int, chunk: int, speculation: Speculation = "auto"
-    ) -> None:
-        self.network = network
-        self.cache = cache
-        self.scheduler = Scheduler(BlockPool(cache.num_blocks, cache.block_size), max_batch=max_batch, chunk=chunk)
+    def __init__(self, forward: Forward, *, max_batch: int, chunk: int, speculation: Speculation = "auto") -> None:
+        self.forward = forward
+        pool = BlockPool(forward.cache.num_blocks, forward.cache.block_size)
+        self.scheduler = Scheduler(pool, max_batch=max_batch, chunk=chunk)
         self.lookup: PromptLookup | None = None
-        self.mtp = speculation in ("auto", "mtp") and len(network.mtp) > 0
+        self.mtp = speculation in ("auto", "mtp") and forward.has_mtp
         if speculation == "ngram" or (speculation == "auto" and not self.mtp):
             self.lookup = PromptLookup()
         self.gate = Gate()
@@ -54,10 +42,11 @@ class Runner:
         works = self.scheduler.schedule()
         if not works:
             return []
-        hidden_TD = self._forward(works)
+        wanted = self._wanted(works)
+        hidden_TD, logits_NV = self._forward(works, wanted.rows)
         decoding = all(w.sequence.num_generated > 0 and w.sequence.num_uncomputed == 1 for w in works)
         drafted = sum(len(w.sequence.drafts) for w in works)
-        touched, drawn = self._sample(works, hidden_TD)
+        touched, drawn = self._sample(works, wanted, logits_NV, hidden_TD)
         if decoding:
             seconds = time.perf_counter() - started
             self.gate.record(len(works), seconds=seconds, tokens=drawn, drafted=drafted)
@@ -92,41 +81,42 @@ class Runner:
         guess = self._mtp_drafts.get(sequence)
         return [] if guess is None else [guess]
 
-    def _forward(self, works: list[Work]) -> Tensor:
-        """Hidden states [T, D] of all rows of the step, in the order of `works`."""
+    def _forward(self, works: list[Work], wanted: list[int]) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, D] of all rows of the step, in the order of `works`, and logits [N, V] of the wanted."""
         ids: list[int] = []
         spans = []
         for work in works:
             s = work.sequence
             ids += (s.token_ids[s.num_computed :] + s.drafts)[: work.length]
             spans.append(Span(s.num_computed, work.length, s.blocks))
-        ids_T = torch.tensor(ids, dtype=torch.int64, device=self.cache.keys.device)
-        return self.network(ids_T, PagedAttention(self.cache, spans))
+        return self.forward.step(ids, spans, wanted)
 
-    def _sample(self, works: list[Work], hidden_TD: Tensor) -> tuple[list[Sequence], int]:
-        """Logits where they are needed, log-probabilities of forced tokens, then draw and verify token by token."""
-        rows: list[int] = []  # row of hidden_TD behind each row of the logits
-        scored: list[tuple[int, Sequence, int]] = []  # logits row, sequence, token
-        drawing: list[tuple[int, Work]] = []  # logits row of the work's first draw
+    def _wanted(self, works: list[Work]) -> _Wanted:
+        """Which rows are sampled from or score a forced token."""
+        wanted = _Wanted()
         start = 0
         for work in works:
             s = work.sequence
             for offset in range(min(work.length, s.num_uncomputed - 1) if s.sampling.logprobs else 0):
                 position = s.num_computed + offset + 1
                 if position - s.num_prompt >= len(s.logprobs):
-                    scored.append((len(rows), s, s.token_ids[position]))
-                    rows.append(start + offset)
+                    wanted.scored.append((len(wanted.rows), s, s.token_ids[position]))
+                    wanted.rows.append(start + offset)
             if work.length >= s.num_uncomputed and s.finish_reason is None:
-                drawing.append((len(rows), work))
-                rows += range(start + s.num_uncomputed - 1, start + work.length)
+                wanted.drawing.append((len(wanted.rows), work))
+                wanted.rows += range(start + s.num_uncomputed - 1, start + work.length)
             start += work.length
-        logits_NV = self.network.head(hidden_TD[rows]) if rows else hidden_TD[:0]
-        if scored:
-            index, sequences, tokens = zip(*scored, strict=True)
-            values = score(logits_NV[list(index)], torch.tensor(tokens, device=logits_NV.device))
-            for sequence, value in zip(sequences, values, strict=True):
+        return wanted
+
+    def _sample(
+        self, works: list[Work], wanted: _Wanted, logits_NV: Tensor, hidden_TD: Tensor
+    ) -> tuple[list[Sequence], int]:
+        """Log-probabilities of forced tokens, then draw and verify token by token."""
+        if wanted.scored:
+            index, sequences, tokens = zip(*wanted.scored, strict=True)
+            for sequence, value in zip(sequences, score(logits_NV[list(index)], list(tokens)), strict=True):
                 sequence.logprobs.append(value)
-        return self._draw(works, drawing, logits_NV, hidden_TD)
+        return self._draw(works, wanted.drawing, logits_NV, hidden_TD)
 
     def _draw(
         self, works: list[Work], drawing: list[tuple[int, Work]], logits_NV: Tensor, hidden_TD: Tensor
@@ -148,7 +138,7 @@ class Runner:
         guessed = drawn = 0  # guesses that the sequences still in `turns` have had confirmed; tokens
         while turns:
             sequences = [sequence for _, sequence in turns]
-            sampled = sample(logits_NV[[row + guessed for row, _ in turns]], sequences)
+            sampled = sample(_take(logits_NV, [row + guessed for row, _ in turns]), sequences)
             drawn += len(turns)
             confirmed = []
             for i, (row, sequence) in enumerate(turns):
@@ -158,8 +148,7 @@ class Runner:
                 sequence.append(token)
                 if sequence.unscored and len(sequence.logprobs) == length - sequence.num_prompt:
                     # An end token was dropped for forced ones: the first of these stands where it stood.
-                    instead = torch.tensor([sequence.token_ids[length]], device=logits_NV.device)
-                    sequence.logprobs += score(logits_NV[[row + guessed]], instead)
+                    sequence.logprobs += score(logits_NV[[row + guessed]], [sequence.token_ids[length]])
                 expected = sequence.drafts[guessed] if guessed < len(sequence.drafts) else None
                 # Forced tokens behind it, or a dropped end token, make the remaining guesses moot.
                 if token == expected and len(sequence.token_ids) == length + 1 and sequence.finish_reason is None:
@@ -170,7 +159,7 @@ class Runner:
         if self.mtp:
             self._mtp_draft(works, starts, computed, hidden_TD)
         for copy in copies:  # after the MTP layer has written its rows of the prompt
-            self.cache.copy_block(*copy)
+            self.forward.cache.copy_block(*copy)
         for sequence, count in computed.items():
             self.scheduler.advance(sequence, starts[sequence] + count - sequence.num_computed)
         return touched, drawn
@@ -217,10 +206,24 @@ class Runner:
         self._mtp_drafts = {}
         if not rows:
             return
-        attention = PagedAttention(self.cache, spans)
-        next_T = torch.tensor(next_ids, dtype=torch.int64, device=hidden_TD.device)
-        hidden_ND = self.network.mtp[0](next_T, hidden_TD[rows], attention)
-        guesses = self.network.mtp[0].head(hidden_ND[[row for row, _ in ends]]).argmax(dim=-1).tolist()
+        logits_NV = self.forward.draft(next_ids, hidden_TD[rows], spans, [row for row, _ in ends])
+        guesses = logits_NV.argmax(dim=-1).tolist()
         for (_, sequence), guess in zip(ends, guesses, strict=True):
             if starts[sequence] + computed[sequence] + 1 == len(sequence.token_ids):
                 self._mtp_drafts[sequence] = guess
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """The rows of a step whose logits are wanted, and what for."""
+
+    rows: list[int] = field(default_factory=list)
+    scored: list[tuple[int, Sequence, int]] = field(default_factory=list)  # logits row, sequence, forced token
+    drawing: list[tuple[int, Work]] = field(default_factory=list)  # logits row of the work's first draw
+
+
+def _take(logits_NV: Tensor, rows: list[int]) -> Tensor:
+    """Rows of the logits, without a copy in the usual case that they are all of them or the first ones."""
+    if rows == list(range(len(rows))):
+        return logits_NV[: len(rows)]
+    return logits_NV[rows]

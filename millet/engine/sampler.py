@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from millet.engine.sequence import Sequence
+from millet.kernels.draw import Draw, draw, log_probabilities
+from millet.kernels.native.library import library
 
 CANDIDATES = 256
 """Truncated sampling looks at this many of the most likely tokens first; rows that need more are sorted whole."""
@@ -36,6 +38,23 @@ def sample(logits_NV: Tensor, sequences: list[Sequence]) -> Sampled:
         choice_NV = logits_NV.clone()
         for row_V, sequence in zip(choice_NV, sequences, strict=True):
             _adjust(row_V, sequence)
+    if _native(logits_NV):
+        return Sampled(*draw(logits_NV, choice_NV, [_request(s) for s in sequences]))
+    return _sample(logits_NV, choice_NV, sequences)
+
+
+def _native(logits_NV: Tensor) -> bool:
+    return logits_NV.device.type == "cpu" and logits_NV.dtype == torch.float32 and library() is not None
+
+
+def _request(sequence: Sequence) -> Draw:
+    s = sequence.sampling
+    u = uniform(sequence.seed, sequence.index, sequence.num_generated) if s.temperature >= COLDEST else 0.0
+    return Draw(s.temperature, s.top_k, s.top_p, s.min_p, u, s.logprobs)
+
+
+def _sample(logits_NV: Tensor, choice_NV: Tensor, sequences: list[Sequence]) -> Sampled:
+    """The rule in PyTorch: on other devices, without the native kernels, and their reference."""
     tokens_N = choice_NV.argmax(dim=-1)
     drawn = [i for i, s in enumerate(sequences) if s.sampling.temperature >= COLDEST]
     if drawn:
@@ -43,12 +62,15 @@ def sample(logits_NV: Tensor, sequences: list[Sequence]) -> Sampled:
         tokens_N[rows] = _draw(choice_NV[rows], [sequences[i] for i in drawn])
     logprobs = None
     if any(s.sampling.logprobs for s in sequences):
-        logprobs = score(logits_NV, tokens_N)
+        logprobs = score(logits_NV, tokens_N.tolist())
     return Sampled(tokens_N.tolist(), logprobs)
 
 
-def score(logits_NV: Tensor, tokens_N: Tensor) -> list[float]:
+def score(logits_NV: Tensor, token_ids: list[int]) -> list[float]:
     """Log-probability of each token under its row, before penalties, temperature and truncation."""
+    if _native(logits_NV):
+        return log_probabilities(logits_NV, token_ids)
+    tokens_N = torch.tensor(token_ids, device=logits_NV.device)
     return logits_NV.log_softmax(dim=-1).gather(1, tokens_N[:, None]).squeeze(1).tolist()
 
 

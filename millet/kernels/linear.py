@@ -1,11 +1,14 @@
 """Matrix products of the model: y = x W^T + b for one or several weights that share their input.
 
-Plain PyTorch hands small products to a general BLAS, which reaches half the memory bandwidth of a CPU at one row and
-less at four. oneDNN with a weight that was laid out for it beforehand reaches nearly all of it, and one layout serves
-every number of rows (measured: dev/LOG.md). Packing replaces the plain weight, so memory does not grow; it is exact to
-undo. Packed products have no gradient: training runs on plain weights, through the same modules.
+For inference on a CPU weights are packed, which replaces the plain ones, so memory does not grow. Two ways:
 
-Each output row of a packed product is the same, bit for bit, whatever the other rows: see `_product`.
+- for the native kernels (matrix.py), in fp32 or quantised; their products serve `Rows` (record.py) and tensors alike.
+- for oneDNN, where there are no native kernels. Plain PyTorch hands small products to a general BLAS, which reaches
+  half the memory bandwidth at one row and less at four; oneDNN with a weight laid out beforehand reaches nearly all of
+  it (measured: dev/LOG.md). These have no gradient.
+
+Packing is undone exactly, but for quantised weights, which give the values that they stand for.
+Each output row of a packed product is the same, bit for bit, whatever the other rows.
 
 Shape legend: T rows, D input width, F output width.
 """
@@ -13,21 +16,35 @@ Shape legend: T rows, D input width, F output width.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from millet.kernels import ops
+from millet.kernels.matrix import Matrix
+from millet.kernels.native.abi import Format
+from millet.kernels.native.library import library
+
 BLOCKING_ROWS = 32
 """The row count that oneDNN is told to lay weights out for. 1 would give a layout that is slow for all others."""
 LONE_ROW_LIMIT = 1024
-"""Up to this input width, a product of one row sums in the same order as a product of many."""
+"""Up to this input width, oneDNN's product of one row sums in the same order as a product of many."""
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN's packed products serve this weight: fp32 on a CPU that PyTorch was built with oneDNN for."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    """Whether a packed product serves this weight: fp32 on a CPU, and kernels for it."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and (native() or onednn())
+
+
+def native() -> bool:
+    return library() is not None
+
+
+def onednn() -> bool:
+    return torch.backends.mkldnn.is_available()
 
 
 class LinearGroup:
@@ -39,85 +56,174 @@ class LinearGroup:
     def __init__(self, owner: nn.Module, *names: str) -> None:
         self.owner = owner
         self.names = names
-        self._packed: Tensor | None = None
+        self._packed: Tensor | None = None  # oneDNN's
         self._bias: Tensor | None = None
         self._widths: list[int] = []
+        self._matrices: list[Matrix] | None = None  # the native kernels'
+        self._adopted: dict[int, Matrix] = {}
+        self._copies: list[tuple[Any, Matrix]] = []  # of plain weights, for `Rows`
 
     @property
     def packed(self) -> bool:
-        return self._packed is not None
+        return self._packed is not None or self._matrices is not None
 
     @property
     def modules(self) -> list[Any]:
         """The modules as they are now: whoever replaces one of them (an adapter, say) is heard."""
         return [getattr(self.owner, name) for name in self.names]
 
-    def __call__(self, x_TD: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x_TD: Any) -> tuple[Any, ...]:
         """One output [T, F] for each module, in order."""
-        packed_FD = self._packed  # read once: another thread may unpack meanwhile
+        if not isinstance(x_TD, Tensor):
+            return self.on_rows(x_TD)
+        packed_FD, matrices = self._packed, self._matrices  # read once: another thread may unpack meanwhile
+        if matrices is not None:
+            biases = self._biases()
+            return tuple(F.linear(x_TD, m.unpack(), b) for m, b in zip(matrices, biases, strict=True))
         if packed_FD is None:
-            return tuple(module(x_TD) for module in self.modules)
+            return self._plain(x_TD)
         y_TF = _product(x_TD, packed_FD, self._bias)
         return (y_TF,) if len(self._widths) == 1 else y_TF.split(self._widths, dim=-1)
 
-    def pack(self) -> None:
-        """Lay the weights out for oneDNN and let go of the plain ones. Where that is not possible, nothing changes."""
+    def on_rows(self, x: Any) -> tuple[Any, ...]:
+        """The native products: of packed weights, or of plain ones that are packed on the way and stay."""
+        if self._matrices is not None:
+            return ops.products(x, self._matrices, self._biases(), [None] * len(self.names))
+        weights = [module.weight for module in self.modules]
+        return ops.products(x, self.matrices(), self._biases(), weights)
+
+    def matrices(self) -> list[Matrix]:
+        """The weights as the native kernels take them. Copies of plain ones are made anew when these have changed."""
+        if self._matrices is not None:
+            return self._matrices
+        weights = [module.weight for module in self.modules]
+        stamps = [(id(weight), weight._version) for weight in weights]
+        if [stamp for stamp, _ in self._copies] != stamps:
+            self._copies = [(s, Matrix.pack(w)) for s, w in zip(stamps, weights, strict=True)]
+        return [matrix for _, matrix in self._copies]
+
+    def adopt(self, index: int, matrix: Matrix) -> None:
+        """Take a weight in the native layout straight from a file; the module never has it in plain form."""
+        self._adopted[index] = matrix
+
+    def pack(self, choose: Callable[[Any], Format] = lambda module: Format.F32) -> None:
+        """Lay the weights out for inference and let go of the plain ones. Where that is not possible, nothing changes.
+
+        `choose` says in which format the native kernels should have a module's weight.
+        """
         modules = self.modules
-        if self._packed is not None or not all(can_pack(module.weight) for module in modules):
+        plain = [m for i, m in enumerate(modules) if i not in self._adopted]
+        if self.packed or not all(can_pack(module.weight) for module in plain):
             return
+        if native():
+            self._copies = []
+            self._matrices = [
+                self._adopted.get(i) or Matrix.pack(module.weight, choose(module)) for i, module in enumerate(modules)
+            ]
+            self._adopted = {}
+        else:
+            self._pack_onednn(modules)
+        for module in modules:
+            module.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def _pack_onednn(self, modules: list[Any]) -> None:
         with torch.no_grad():
             self._widths = [m.weight.shape[0] for m in modules]
             weight_FD = modules[0].weight if len(modules) == 1 else torch.cat([m.weight for m in modules])
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_FD.detach(), BLOCKING_ROWS)
-            biases = [m.bias for m in modules if getattr(m, "bias", None) is not None]
+            biases = [bias for bias in self._biases() if bias is not None]
             self._bias = torch.cat(biases) if biases else None
-        for module in modules:
-            module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
 
     def unpack(self) -> None:
-        """Back to plain weights, bit for bit."""
-        if self._packed is None:
+        """Back to plain weights."""
+        if self._matrices is not None:
+            parts = [matrix.unpack() for matrix in self._matrices]
+        elif self._packed is not None:
+            weight_FD = self._packed.to_dense()
+            parts = [part.clone() if len(self._widths) > 1 else part for part in weight_FD.split(self._widths)]
+        else:
             return
-        weight_FD = self._packed.to_dense()
-        for module, part in zip(self.modules, weight_FD.split(self._widths), strict=True):
-            module.weight = nn.Parameter(part.clone() if len(self._widths) > 1 else part)
-        self._packed = None
+        for module, part in zip(self.modules, parts, strict=True):
+            module.weight = nn.Parameter(part)
+        self._packed = self._matrices = None
+
+    def _plain(self, x_TD: Tensor) -> tuple[Tensor, ...]:
+        return tuple(module(x_TD) for module in self.modules)
+
+    def _biases(self) -> list[Tensor | None]:
+        return [getattr(module, "bias", None) for module in self.modules]
 
 
-class TiedHead(LinearGroup):
-    """An embedding table that is also the output head, kept once: packed for the product, read row by row in place."""
+class WeightGroup(LinearGroup):
+    """Products with the weight of a module that is not itself a linear layer: a router's, an embedding's."""
 
-    def __init__(self, owner: nn.Module, name: str) -> None:
+    def _plain(self, x_TD: Tensor) -> tuple[Tensor, ...]:
+        return tuple(F.linear(x_TD, module.weight.to(x_TD.dtype)) for module in self.modules)
+
+
+class Table(WeightGroup):
+    """An embedding table, read row by row in place; and the output head as well where the two are tied."""
+
+    def __init__(self, owner: nn.Module, name: str, head: bool = True) -> None:
         super().__init__(owner, name)
+        self.head = head
         self._rows: Tensor | None = None
 
-    def __call__(self, x_TD: Tensor) -> tuple[Tensor, ...]:
-        packed_FD = self._packed
-        if packed_FD is None:
-            return (F.linear(x_TD, self.modules[0].weight),)
-        return (_product(x_TD, packed_FD, None),)
-
-    def pack(self) -> None:
-        table = self.modules[0].weight
-        super().pack()
-        if self._packed is None or self._rows is not None:
+    def _pack_onednn(self, modules: list[Any]) -> None:
+        table = modules[0].weight
+        if not self.head:
             return
+        super()._pack_onednn(modules)
+        assert self._packed is not None
         self._rows = _blocked_view(self._packed)
         probe = torch.linspace(0, table.shape[0] - 1, 64, device=table.device).long()
         if self._rows is None or not torch.equal(self.embed(probe), table.detach()[probe]):
-            self._rows = None
-            self.unpack()  # a oneDNN that lays weights out in another way
+            self._rows = self._packed = None  # a oneDNN that lays weights out in another way
+
+    def pack(self, choose: Callable[[Any], Format] = lambda module: Format.F32) -> None:
+        if native() or self.head:
+            table = self.modules[0].weight
+            super().pack(choose)
+            if not self.packed:
+                self.modules[0].weight = table
 
     def unpack(self) -> None:
         super().unpack()
         self._rows = None
 
-    def embed(self, ids_T: Tensor) -> Tensor:
+    def embed(self, ids_T: Any) -> Any:
         """Rows [T, D] of the table."""
-        packed_FD, rows = self._packed, self._rows
+        if not isinstance(ids_T, Tensor):
+            weight = None if self._matrices is not None else self.modules[0].weight
+            return ops.embed(ids_T, self.matrices()[0], weight)
+        packed_FD, rows, matrices = self._packed, self._rows, self._matrices
+        if matrices is not None:
+            return matrices[0].rows(ids_T)
         if packed_FD is None or rows is None:
             return self.modules[0](ids_T)
         return rows[ids_T // BLOCK, : packed_FD.shape[1], ids_T % BLOCK]
+
+
+class HeadGroup:
+    """One product per attention head, with parts of a larger weight: `part(weight)` gives them as [H, F, D]."""
+
+    def __init__(self, owner: nn.Module, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        self.owner = owner
+        self.name = name
+        self.part = part
+        self._copies: tuple[Any, list[Matrix]] | None = None
+
+    def __call__(self, x_THD: Any) -> Any:
+        weight = getattr(self.owner, self.name).weight
+        if isinstance(x_THD, Tensor):
+            return ops.head_products(x_THD, self.part(weight), None)
+        return ops.head_products(x_THD, self.part(weight), self._matrices(weight))
+
+    def _matrices(self, weight: Tensor) -> list[Matrix]:
+        stamp = (id(weight), weight._version)
+        if self._copies is None or self._copies[0] != stamp:
+            self._copies = (stamp, [Matrix.pack(head_FD) for head_FD in self.part(weight).detach()])
+        return self._copies[1]
 
 
 BLOCK = 64  # outputs that oneDNN interleaves

@@ -44,8 +44,8 @@ class PagedCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         slots = num_blocks * block_size
-        self.keys = _zeros((layers, slots, kv_heads, key_width), dtype, device)
-        self.values = None if value_in_key else _zeros((layers, slots, kv_heads, value_width), dtype, device)
+        self.keys = zeros((layers, slots, kv_heads, key_width), dtype, device)
+        self.values = None if value_in_key else zeros((layers, slots, kv_heads, value_width), dtype, device)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block in every layer (a fork's partly filled last block)."""
@@ -55,7 +55,7 @@ class PagedCache:
                 store[:, target * size : (target + 1) * size] = store[:, source * size : (source + 1) * size]
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # Not numpy's zeros: it asks for huge pages, and one token would then commit megabytes in every layer.

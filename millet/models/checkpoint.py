@@ -65,6 +65,18 @@ class SafetensorsWeights:
         else:
             read_values(stored.file, stored.start, stored.dtype, out)
 
+    def kind(self, name: str) -> str:
+        return self._stored[name].dtype
+
+    def raw(self, name: str) -> tuple[Tensor, Tensor | None] | None:
+        stored = self._stored[name]
+        size = prod(stored.shape) * BYTES[stored.dtype]
+        return (stored.file.bytes[stored.start : stored.start + size], None) if len(stored.shape) == 2 else None
+
+    def release(self, name: str) -> None:
+        stored = self._stored[name]
+        stored.file.release(stored.start, stored.start + prod(stored.shape) * BYTES[stored.dtype])
+
     def _read_fp8(self, name: str, stored: _Stored, out: Tensor) -> None:
         rows, columns = stored.shape if len(stored.shape) == 2 else (0, 0)
         block_rows, block_columns = self._fp8_block

@@ -15,11 +15,13 @@ Shape legend: T tokens, D model width, H heads, R latent rank, W value width of 
 K = N + P entries: N without position, P rotated.
 """
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
+from millet.kernels import ops
 from millet.kernels.attention import Attention
-from millet.kernels.linear import LinearGroup
+from millet.kernels.linear import HeadGroup, LinearGroup
 from millet.models.config import ModelConfig
 from millet.models.norm import RMSNorm
 from millet.models.rope import Rotation, softmax_factor
@@ -44,16 +46,21 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(heads * mla.v_head_dim, width, bias)
         self.down = LinearGroup(self, "q_proj" if mla.q_lora_rank is None else "q_a_proj", "kv_a_proj_with_mqa")
         self.out = LinearGroup(self, "o_proj")
+        if mla.q_lora_rank is not None:
+            self.query_up = LinearGroup(self, "q_b_proj")
+        # kv_b_proj stays plain: the naive form needs it whole, the absorbed one in two parts for each head.
+        self.into_latent = HeadGroup(self, "kv_b_proj", lambda w: self._halves(w)[0].transpose(1, 2))  # [H, R, N]
+        self.out_of_latent = HeadGroup(self, "kv_b_proj", lambda w: self._halves(w)[1])  # [H, W, R]
         self.mla = mla
         self.index = index
         self.num_heads = heads
         self.scale = config.head_dim**-0.5 * softmax_factor(config.rope)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+    def forward(self, x_TD: Any, rotation: Rotation, attention: Attention) -> Any:
         mla = self.mla
         q_TF, kv_TF = self.down(x_TD)
         if mla.q_lora_rank is not None:
-            q_TF = self.q_b_proj(self.q_a_layernorm(q_TF))
+            q_TF = self.query_up(self.q_a_layernorm(q_TF))[0]
         q_THK = q_TF.unflatten(-1, (self.num_heads, -1))
         q_nope_THN, q_rope_THP = q_THK.split((mla.qk_nope_head_dim, mla.qk_rope_head_dim), -1)
         latent_TR, k_rope_TP = kv_TF.split((mla.kv_lora_rank, mla.qk_rope_head_dim), -1)
@@ -67,17 +74,18 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         n, w = self.mla.qk_nope_head_dim, self.mla.v_head_dim
         k_nope_THN, v_THW = self.kv_b_proj(latent_TR).unflatten(-1, (self.num_heads, n + w)).split((n, w), -1)
-        q_THK = torch.cat((q_nope_THN, q_rope_THP), -1)
-        k_THK = torch.cat((k_nope_THN, k_rope_T1P.expand_as(q_rope_THP)), -1)
+        q_THK = ops.join(q_nope_THN, q_rope_THP)
+        k_THK = ops.join(k_nope_THN, k_rope_T1P.expand_as(q_rope_THP))
         return attention.attend(self.index, q_THK, k_THK, v_THW, scale=self.scale, value_width=w)
 
-    def _absorbed(
-        self, q_nope_THN: Tensor, q_rope_THP: Tensor, latent_TR: Tensor, k_rope_T1P: Tensor, attention: Attention
-    ) -> Tensor:
+    def _absorbed(self, q_nope_THN: Any, q_rope_THP: Any, latent_TR: Any, k_rope_T1P: Any, attention: Attention) -> Any:
+        q_THK = ops.join(self.into_latent(q_nope_THN), q_rope_THP)
+        k_T1K = ops.join(latent_TR[:, None], k_rope_T1P)
+        rank = self.mla.kv_lora_rank
+        mixture_THR = attention.attend(self.index, q_THK, k_T1K, None, scale=self.scale, value_width=rank)
+        return self.out_of_latent(mixture_THR)
+
+    def _halves(self, weight_FR: Tensor) -> tuple[Tensor, ...]:
+        """kv_b_proj by head: what makes keys [H, N, R] and what makes values [H, W, R]."""
         n, w, r = self.mla.qk_nope_head_dim, self.mla.v_head_dim, self.mla.kv_lora_rank
-        w_key_HNR, w_value_HWR = self.kv_b_proj.weight.view(self.num_heads, n + w, r).split((n, w), 1)
-        q_latent_THR = torch.einsum("thn,hnr->thr", q_nope_THN, w_key_HNR)
-        q_THK = torch.cat((q_latent_THR, q_rope_THP), -1)
-        k_T1K = torch.cat((latent_TR[:, None], k_rope_T1P), -1)
-        mixture_THR = attention.attend(self.index, q_THK, k_T1K, None, scale=self.scale, value_width=r)
-        return torch.einsum("thr,hwr->thw", mixture_THR, w_value_HWR)
+        return weight_FR.view(self.num_heads, n + w, r).split((n, w), 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from millet.errors import BadWeights, UnsupportedModel
@@ -153,6 +154,31 @@ class GGUFWeights:
             block = FORMATS[tensor.kind]
             start = tensor.start + part.first // block.values * block.size
             read_values(self._gguf.file, start, tensor.kind, part.view(out))
+
+    def kind(self, name: str) -> str:
+        return self._gguf.tensors[self._sources[name].parts[0].tensor].kind
+
+    def raw(self, name: str) -> tuple[Tensor, Tensor | None] | None:
+        source = self._sources[name]
+        if len(source.parts) > 1 or len(source.shape) != 2:
+            return None
+        start, stop = self._range(name)
+        # Where each stored row goes is found by letting the view place row numbers; the inverse says where it is from.
+        rows_F1 = torch.arange(source.shape[0])[:, None]
+        order_F = source.parts[0].view(rows_F1).flatten()
+        same = torch.equal(order_F, rows_F1[:, 0])
+        return self._gguf.file.bytes[start:stop], None if same else order_F.argsort()
+
+    def release(self, name: str) -> None:
+        self._gguf.file.release(*self._range(name))
+
+    def _range(self, name: str) -> tuple[int, int]:
+        """Bytes of a matrix stored in one piece."""
+        part = self._sources[name].parts[0]
+        tensor = self._gguf.tensors[part.tensor]
+        block = FORMATS[tensor.kind]
+        start = tensor.start + part.first // block.values * block.size
+        return start, start + prod(self._sources[name].shape) // block.values * block.size
 
     def close(self) -> None:
         self._gguf.file.close()

@@ -12,6 +12,9 @@ import torch
 
 from millet.errors import BadRequest, BadWeights, OutOfMemory, UnknownModel, UnsupportedModel
 from millet.kernels.cpu import choose_dtype, read_cpu, read_memory
+from millet.kernels.linear import native
+from millet.kernels.native.abi import Format
+from millet.kernels.native.library import why_not
 from millet.models.catalog import catalog
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import SafetensorsWeights
@@ -20,6 +23,8 @@ from millet.models.gguf import GGUFFile, GGUFWeights
 from millet.models.gguf_config import config_from_gguf, ends_from_gguf, sampling_from_gguf
 from millet.models.hub import locate, pull
 from millet.models.model import Model
+from millet.models.network import Network
+from millet.models.packing import Quantize, choose_formats, packed_bytes
 from millet.models.tokenizer import Tokenizer
 from millet.models.weights import Weights, agreed, fill, unfilled
 
@@ -44,12 +49,20 @@ class _Parts:
     sampling: Mapping[str, float] = field(default_factory=dict)
 
 
-def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | None = None) -> Model:
+def load(
+    name_or_path: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantize: Quantize | None = None,
+) -> Model:
     """A model by its name in the catalog (pulled first if it is not here), or by its place: a directory, a .gguf file,
     or "hf:org/name".
 
-    dtype: "float32", "bfloat16" or "float16"; by default fp32 on a CPU and bf16 on a GPU. device: "cpu", "cuda", ...;
-    by default a GPU where there is one. Raises UnknownModel, UnsupportedModel, BadWeights, OutOfMemory, DownloadFailed.
+    device: "cpu", "cuda", ...; by default a GPU where there is one. dtype: "float32", "bfloat16" or "float16"; by
+    default bf16 on a GPU, and on a CPU weights stay as the file has them where the native kernels can compute with that
+    (packing.py), else fp32. quantize: "q8" or "q4" for fewer bits than that, "off" for fp32.
+    Raises UnknownModel, UnsupportedModel, BadWeights, OutOfMemory, DownloadFailed.
     """
     name = str(name_or_path)
     if dtype is not None and dtype not in DTYPES:
@@ -59,10 +72,14 @@ def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | No
     parts = _from_gguf(path) if path.is_file() else _from_directory(path)
     try:
         config = agreed(parts.config, parts.weights)
-        number = DTYPES[dtype or choose_dtype(place.type, 4 * config.num_parameters, read_cpu(), read_memory())]
-        _check_memory(name, config, number, place)
         network = unfilled(config)
-        fill(network, parts.weights, number, place, pack=True)
+        formats = _formats(network, parts.weights, dtype, place, quantize)
+        parameters = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        fp32_bytes = packed_bytes(parameters, formats, 4)
+        number = DTYPES[dtype or choose_dtype(place.type, fp32_bytes, read_cpu(), read_memory())]
+        formats = formats if number is torch.float32 else {}
+        _check_memory(name, packed_bytes(parameters, formats, number.itemsize), number, place)
+        fill(network, parts.weights, number, place, pack=True, formats=formats)
     finally:
         parts.weights.close()
     entry = catalog().get(name)
@@ -77,7 +94,23 @@ def load(name_or_path: str | Path, *, dtype: str | None = None, device: str | No
         eos_token_ids=parts.eos_token_ids,
         dtype=number,
         device=place,
+        quantised=bool(formats),
     )
+
+
+def _formats(
+    network: Network, weights: Weights, dtype: str | None, device: torch.device, quantize: Quantize | None
+) -> dict[str, Format]:
+    """Formats other than fp32 that weights are packed in."""
+    on_native = device.type == "cpu" and native()
+    if quantize in ("q8", "q4") and not on_native:
+        reason = why_not() or f"the model is to run on {device}"
+        raise BadRequest(f"quantize={quantize!r} needs the native kernels on a CPU: {reason}")
+    if quantize in ("q8", "q4") and dtype not in (None, "float32"):
+        raise BadRequest(f"quantize={quantize!r} and dtype={dtype!r} contradict each other; leave one of them out")
+    if not on_native or (dtype is not None and quantize is None):
+        return {}
+    return choose_formats(network, weights, quantize)
 
 
 def _find(name: str) -> Path:
@@ -106,12 +139,11 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _check_memory(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-    needed = config.num_parameters * dtype.itemsize
+def _check_memory(name: str, needed: int, dtype: torch.dtype, device: torch.device) -> None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else read_memory().available
     if needed > free:
         raise OutOfMemory(
-            f"the weights of {name} need {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and "
+            f"the weights of {name} need {needed / 1e9:.1f} GB (based on {str(dtype).removeprefix('torch.')}) and "
             f"{free / 1e9:.1f} GB are free on {device}; close other programs or choose a smaller model"
         )
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from millet.errors import BadRequest, PromptTooLong
 from millet.kernels.attention import PackedAttention
+from millet.kernels.eager import Eager, EagerAttention, Native, target_logprobs
+from millet.kernels.native.library import library
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import save
 from millet.models.config import ModelConfig
@@ -40,16 +42,29 @@ class Model:
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype = field(default=torch.float32)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    quantised: bool = False
+    """Whether some weights are 8-bit or 4-bit; then the cache is fp16, and no gradient reaches the weights."""
     layout: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Held while the network runs in an engine, and while its weights are laid out anew (packed, unpacked)."""
+
+    @property
+    def native(self) -> bool:
+        """Whether the native kernels compute this model."""
+        return self.device.type == "cpu" and self.dtype == torch.float32 and library() is not None
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of keys and values that an engine keeps."""
+        return torch.float16 if self.quantised else self.dtype
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probability of every token after the first, given those before it: fp32 [len(ids) - 1] per sequence.
 
         All sequences go through the network at once, packed. With gradients enabled the result can be differentiated;
         without, the logits of only a few rows exist at a time. A sequence of fewer than two tokens gives an empty one.
+        On the native kernels the bits are those that an engine on this model gives the same tokens.
         """
-        if torch.is_grad_enabled() and self.network.packed:
+        if torch.is_grad_enabled() and self.network.packed and not self.quantised:
             with self.layout:
                 self.network.unpack()
         for ids in sequences:
@@ -59,8 +74,14 @@ class Model:
             return [torch.empty(0, device=self.device) for _ in sequences]
         inputs_T = self._packed([ids[:-1] for ids in sequences])
         targets_T = self._packed([ids[1:] for ids in sequences])
-        hidden_TD = self.network(inputs_T, PackedAttention([n for n in lengths if n], self.device))
-        return list(torch.cat(list(self._logprobs(hidden_TD, targets_T))).split(lengths))
+        whole = [n for n in lengths if n]
+        if self.native:
+            eager = Eager(inputs_T, whole)
+            hidden_TD = self.network(eager.ids, EagerAttention(eager, self.cache_dtype)).tensor
+        else:
+            eager = None
+            hidden_TD = self.network(inputs_T, PackedAttention(whole, self.device))
+        return list(torch.cat(list(self._logprobs(hidden_TD, targets_T, eager))).split(lengths))
 
     def save(self, directory: str | Path, max_shard_bytes: int = 4 << 30) -> None:
         """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
@@ -73,10 +94,13 @@ class Model:
                 if packed:
                     self.network.pack()
 
-    def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor) -> Iterator[Tensor]:
+    def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor, eager: Eager | None) -> Iterator[Tensor]:
         rows = len(hidden_TD) if hidden_TD.requires_grad else max(1, LOGITS // self.config.vocab_size)
         for hidden_ND, targets_N in zip(hidden_TD.split(rows), targets_T.split(rows), strict=True):
-            yield -F.cross_entropy(self.network.head(hidden_ND), targets_N, reduction="none")
+            if eager is None:
+                yield -F.cross_entropy(self.network.head(hidden_ND), targets_N, reduction="none")
+            else:
+                yield target_logprobs(self.network.head(Native(eager, hidden_ND)).tensor, targets_N)
 
     def _packed(self, sequences: list[Sequence[int]]) -> Tensor:
         return torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64, device=self.device)

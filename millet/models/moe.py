@@ -15,10 +15,15 @@ Sources: DeepSeek-V2 (arXiv 2405.04434), section 2.2; DeepSeek-V3 (arXiv 2412.19
 Shape legend: T tokens, D model width, E experts, J experts per token, N = T * J.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from millet.kernels.experts import route_and_run
+from millet.kernels.linear import WeightGroup
 from millet.models.config import ModelConfig, MoEConfig
 from millet.models.transformer import SwiGLU
 
@@ -36,7 +41,9 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (fp32) and indices of the chosen experts, best first. [T, J] each."""
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
+        return self.choose(F.linear(x_TD.float(), self.weight.float()))
+
+    def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         scores_TE = logits_TE.sigmoid() if self.moe.scoring == "sigmoid" else logits_TE.softmax(-1)
         experts_TJ = self._choose(scores_TE)
         weights_TJ = scores_TE.gather(1, experts_TJ)
@@ -64,13 +71,31 @@ class MoE(nn.Module):
         moe, width = config.moe, config.hidden_size
         self.gate = Router(width, moe)
         self.experts = nn.ModuleList(SwiGLU(width, moe.intermediate_size) for _ in range(moe.num_experts))
+        self.router = WeightGroup(self, "gate")
         self.shares = moe.num_shared_experts > 0
         if self.shares:
             self.shared_experts = SwiGLU(width, moe.num_shared_experts * moe.intermediate_size, config.mlp_bias)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        y_TD = self._routed(x_TD, *self.gate(x_TD))
+    def forward(self, x_TD: Any) -> Any:
+        y_TD = self._routed(x_TD, *self.gate(x_TD)) if isinstance(x_TD, Tensor) else self._on_rows(x_TD)
         return y_TD + self.shared_experts(x_TD) if self.shares else y_TD
+
+    @property
+    def _swiglus(self) -> list[SwiGLU]:
+        return [expert for expert in self.experts if isinstance(expert, SwiGLU)]
+
+    def _on_rows(self, x: Any) -> Any:
+        moe, bias = self.gate.moe, self.gate.e_score_correction_bias if self.gate.moe.correction_bias else None
+        experts = [expert.matrices() for expert in self._swiglus]
+        routed = _Routed(self)
+        # Packed weights have no plain form to differentiate by.
+        names = [] if self.router.packed else [name for name, p in routed.named_parameters() if p.numel()]
+        parameters = [routed.get_parameter(name) for name in names]
+
+        def reference(x_TD: Tensor, *values: Tensor) -> Tensor:
+            return functional_call(routed, dict(zip(names, values, strict=True)), (x_TD,))
+
+        return route_and_run(x, self.router.matrices()[0], bias, moe, experts, parameters, reference)
 
     def _routed(self, x_TD: Tensor, weights_TJ: Tensor, experts_TJ: Tensor) -> Tensor:
         """Sorts the (token, choice) pairs by expert, so that each expert runs once and on its own tokens only."""
@@ -82,3 +107,15 @@ class MoE(nn.Module):
         # Back in the order of pairs, so that a token's outputs are summed in an order that other tokens cannot change.
         y_TJD = torch.cat(parts)[order_N.argsort()].unflatten(0, experts_TJ.shape)
         return (weights_TJ[..., None] * y_TJD).sum(1).to(x_TD.dtype)
+
+
+class _Routed(nn.Module):
+    """The routed part of a `MoE` by itself, so that its weights can be swapped for the gradient."""
+
+    def __init__(self, moe: MoE) -> None:
+        super().__init__()
+        self.gate, self.experts = moe.gate, moe.experts
+        self.run = moe._routed
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.run(x_TD, *self.gate(x_TD))

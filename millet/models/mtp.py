@@ -16,10 +16,13 @@ them. The checkpoint names them here too and keeps copies on disk, and so does `
 Source: DeepSeek-V3 (arXiv 2412.19437), section 2.2.
 """
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
+from torch import nn
+
+from millet.kernels import ops
 from millet.kernels.attention import Attention
+from millet.kernels.linear import LinearGroup
 from millet.models.config import ModelConfig
 from millet.models.norm import RMSNorm
 from millet.models.rope import Rope
@@ -54,17 +57,18 @@ class MTP(Layer):
         self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.join = LinearGroup(self, "eh_proj")
         self.shared_head = SharedHead(config, head)
         self.rope = rope
         self.vocabulary = vocabulary
 
-    def forward(self, next_ids_T: Tensor, hidden_TD: Tensor, attention: Attention) -> Tensor:  # type: ignore[override]
+    def forward(self, next_ids_T: Any, hidden_TD: Any, attention: Attention) -> Any:
         """`next_ids_T[i]` is the token after row i, `hidden_TD[i]` the state that predicted it. Returns [T, D]."""
         embedding_TD = self.enorm(self.vocabulary.embed(next_ids_T))
-        x_TD = self.eh_proj(torch.cat((embedding_TD, self.hnorm(hidden_TD)), -1))
-        x_TD = super().forward(x_TD, self.rope(attention.positions_T, x_TD.dtype), attention)
+        x_TD = self.join(ops.join(embedding_TD, self.hnorm(hidden_TD)))[0]
+        x_TD = super().forward(x_TD, self.rope(attention.positions_T), attention)
         return self.shared_head.norm(x_TD)
 
-    def head(self, hidden_ND: Tensor) -> Tensor:
+    def head(self, hidden_ND: Any) -> Any:
         """Logits of the token two after each row, fp32. [N, V]"""
         return self.vocabulary.logits(hidden_ND)

@@ -10,13 +10,16 @@ choose that block in `_blocks`. Module names are those of the checkpoint, so `st
 Shape legend: T tokens of all sequences end to end, D model width, V vocabulary, N rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from millet.kernels.attention import Attention
 from millet.kernels.linear import LinearGroup
+from millet.kernels.native.abi import Format
+from millet.kernels.plan import Plan, Trace, TraceAttention
 from millet.models.config import ModelConfig
 from millet.models.deepseek import LatentAttention
 from millet.models.moe import MoE
@@ -63,35 +66,50 @@ class Network(nn.Module):
         """The MTP modules: `mtp[k](next_ids_T, hidden_TD, attention) -> hidden_TD` and `mtp[k].head(hidden_ND)`."""
         return [layer for layer in self.model.layers if isinstance(layer, MTP)]
 
-    def forward(self, ids_T: Tensor, attention: Attention) -> Tensor:
+    def forward(self, ids_T: Any, attention: Attention) -> Any:
         """Hidden states after the final norm. ids int64 [T] -> [T, D]"""
         x_TD = self.vocabulary.embed(ids_T)
-        rotation = self.rope(attention.positions_T, x_TD.dtype)
+        rotation = self.rope(attention.positions_T)
         for layer in islice(self.model.layers, self.config.num_layers):
             x_TD = layer(x_TD, rotation, attention)
         return self.model.norm(x_TD)
 
-    def head(self, hidden_ND: Tensor) -> Tensor:
+    def head(self, hidden_ND: Any) -> Any:
         """Logits of the token after each row, fp32. [N, D] -> [N, V]"""
         return self.vocabulary.logits(hidden_ND)
+
+    def plan(self) -> Plan:
+        """This forward for the native kernels: outputs "hidden", every row's, and "logits" of the sampled ones."""
+        trace = Trace()
+        hidden = self(trace.ids, TraceAttention(trace))
+        return Plan.of(trace, {}, {"hidden": hidden, "logits": self.head(hidden.picked())})
+
+    def mtp_plan(self, index: int) -> Plan:
+        """The same of an MTP module: input "hidden"; ids are those of the next tokens."""
+        trace = Trace()
+        given = trace.new(self.config.hidden_size)
+        hidden = self.mtp[index](trace.ids, given, TraceAttention(trace))
+        outputs = {"hidden": hidden, "logits": self.mtp[index].head(hidden.picked())}
+        return Plan.of(trace, {"hidden": given}, outputs)
 
     @property
     def packed(self) -> bool:
         """Whether the weights are laid out for inference; see `millet.kernels.linear`."""
-        return any(group.packed for group in self._groups())
+        return any(group.packed for group in self.groups())
 
-    def pack(self) -> None:
-        """Lay the weights out for inference, as far as the device and their type allow. No gradients from then on."""
-        for group in self._groups():
-            group.pack()
+    def pack(self, choose: Callable[[Any], Format] = lambda module: Format.F32) -> None:
+        """Lay the weights out for inference, as far as the device and their type allow; see `LinearGroup.pack`."""
+        for group in self.groups():
+            group.pack(choose)
 
     def unpack(self) -> None:
         """Plain weights again: to train, or to save."""
-        for group in self._groups():
+        for group in self.groups():
             group.unpack()
 
-    def _groups(self) -> Iterator[LinearGroup]:
-        yield self.vocabulary.head
+    def groups(self) -> Iterator[LinearGroup]:
+        """All products with weights, the two ends of the model first."""
+        yield from self.vocabulary.groups
         for module in self.model.modules():
             yield from (group for group in vars(module).values() if isinstance(group, LinearGroup))
 

@@ -13,28 +13,24 @@ Shape legend: T tokens, H heads, K rotated entries of a head, P = K / 2 pairs.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from millet.kernels import ops
 from millet.models.config import RopeConfig
 
 
 class Rotation:
     """The turn of each row of a batch, made once per forward and shared by all layers. Call it on `x_THK`."""
 
-    def __init__(self, cos_T1K: Tensor, sin_T1K: Tensor, interleaved: bool) -> None:
-        self.cos_T1K = cos_T1K
-        self.sin_T1K = sin_T1K  # negative for the first entry of a pair
+    def __init__(self, turns_T2P: Any, interleaved: bool) -> None:
+        self.turns_T2P = turns_T2P
         self.interleaved = interleaved
 
-    def __call__(self, x_THK: Tensor) -> Tensor:
-        """(a, b) -> (a cos - b sin, b cos + a sin), for whichever entries form a pair."""
-        if self.interleaved:
-            partner_THK = x_THK.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        else:
-            partner_THK = x_THK.roll(x_THK.shape[-1] // 2, -1)
-        return torch.addcmul(x_THK * self.cos_T1K, partner_THK, self.sin_T1K)
+    def __call__(self, x_THK: Any) -> Any:
+        return ops.rotate(x_THK, self.turns_T2P, self.interleaved)
 
 
 class Rope:
@@ -46,22 +42,11 @@ class Rope:
         self.magnitude = attention_factor(config)
         self.interleaved = config.interleaved
 
-    def __call__(self, positions_T: Tensor, dtype: torch.dtype) -> Rotation:
-        if self.inv_freq_P.device != positions_T.device:
-            self.inv_freq_P = self.inv_freq_P.to(positions_T.device)
-        angle_TP = positions_T[:, None] * self.inv_freq_P
-        cos_TP, sin_TP = angle_TP.cos() * self.magnitude, angle_TP.sin() * self.magnitude
-        join = _pairs if self.interleaved else _halves
-        cos_TK, sin_TK = join(cos_TP, cos_TP), join(-sin_TP, sin_TP)
-        return Rotation(cos_TK[:, None].to(dtype), sin_TK[:, None].to(dtype), self.interleaved)
-
-
-def _pairs(first_TP: Tensor, second_TP: Tensor) -> Tensor:
-    return torch.stack((first_TP, second_TP), -1).flatten(-2)
-
-
-def _halves(first_TP: Tensor, second_TP: Tensor) -> Tensor:
-    return torch.cat((first_TP, second_TP), -1)
+    def __call__(self, positions_T: Any) -> Rotation:
+        device = getattr(positions_T, "device", None)
+        if device is not None and self.inv_freq_P.device != device:
+            self.inv_freq_P = self.inv_freq_P.to(device)
+        return Rotation(ops.turn(positions_T, self.inv_freq_P, self.magnitude), self.interleaved)
 
 
 def inverse_frequencies(rope: RopeConfig) -> Tensor:

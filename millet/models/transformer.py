@@ -3,14 +3,19 @@
 They differ in two places: Qwen2 has biases on queries, keys and values; Qwen3 normalises each head's query and key.
 `Layer` is DeepSeek's as well, with other blocks inside (deepseek.py, moe.py). Module names are Hugging Face's.
 
+What goes through a module is a tensor, or `Rows` for the native kernels (kernels/record.py): the code is the same.
+
 Shape legend: T tokens, D model width, H query heads, G key/value heads, K head width, F hidden width.
 """
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any
 
+from torch import nn
+
+from millet.kernels import ops
 from millet.kernels.attention import Attention
 from millet.kernels.linear import LinearGroup
+from millet.kernels.matrix import Matrix
 from millet.models.config import ModelConfig
 from millet.models.norm import RMSNorm
 from millet.models.rope import Rotation
@@ -35,7 +40,7 @@ class SelfAttention(nn.Module):
         self.head_dim = head
         self.scale = head**-0.5
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+    def forward(self, x_TD: Any, rotation: Rotation, attention: Attention) -> Any:
         q_THK, k_TGK, v_TGK = (y_TF.unflatten(-1, (-1, self.head_dim)) for y_TF in self.queries_keys_values(x_TD))
         if self.normalised:
             q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
@@ -55,9 +60,13 @@ class SwiGLU(nn.Module):
         self.gate_up = LinearGroup(self, "gate_proj", "up_proj")
         self.down = LinearGroup(self, "down_proj")
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Any) -> Any:
         gate_TF, up_TF = self.gate_up(x_TD)
-        return self.down(F.silu(gate_TF) * up_TF)[0]
+        return self.down(ops.swiglu(gate_TF, up_TF))[0]
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Gate, up and down as the native kernels take them."""
+        return (*self.gate_up.matrices(), *self.down.matrices())
 
 
 class Layer(nn.Module):
@@ -70,6 +79,6 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = mlp
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+    def forward(self, x_TD: Any, rotation: Rotation, attention: Attention) -> Any:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), rotation, attention)
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))

@@ -16,6 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from millet.errors import BadWeights
 from millet.kernels.heap import release_freed
+from millet.kernels.linear import LinearGroup
+from millet.kernels.matrix import GGUF_FORMATS, Matrix
+from millet.kernels.native.abi import Format
 from millet.models.config import ModelConfig
 from millet.models.network import Network, build
 
@@ -36,6 +39,19 @@ class Weights(Protocol):
 
     def read(self, name: str, out: Tensor) -> None:
         """Decode the tensor `name` into `out`, which has its shape and any floating type and device."""
+        ...
+
+    def kind(self, name: str) -> str:
+        """The GGUF type in which `name` is stored, or the safetensors one."""
+        ...
+
+    def raw(self, name: str) -> tuple[Tensor, Tensor | None] | None:
+        """The bytes of the matrix `name` as they are stored, row after row, and which of those rows each row of the
+        matrix is (None: the same); None where it is not stored as one matrix."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Give back the memory behind what `raw` returned."""
         ...
 
     def close(self) -> None: ...
@@ -78,20 +94,32 @@ class _NoRandomValues(TorchFunctionMode):
 
 
 def fill(
-    network: Network, weights: Weights, dtype: torch.dtype, device: torch.device | str, *, pack: bool = False
+    network: Network,
+    weights: Weights,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    pack: bool = False,
+    formats: Mapping[str, Format] | None = None,
 ) -> None:
     """Give every parameter of a network on the meta device its memory and its values.
 
     The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. With `pack`, weights
     are laid out for inference layer by layer: packing holds a second copy for a moment, and that of the largest, the
-    output head, comes while the others are not there yet. Raises BadWeights when a parameter is missing, has another
-    shape than the configuration says, or has no place in the network.
+    output head, comes while the others are not there yet. `formats` says which weights to pack in another format than
+    fp32 (packing.py); those that the file has in it are moved there and never unpacked. Raises BadWeights when a
+    parameter is missing, has another shape than the configuration says, or has no place in the network.
     """
     parameters = dict(network.named_parameters())  # what is shared, under its first name only
-    _check(network, parameters, weights)
+    check(network, parameters, weights)
+    formats = formats or {}
+    places = group_places(network)
+    by_module = {id(places[name][2]): kept for name, kept in formats.items()}
     for names in _parts(parameters):
         filled = {}
         for name in names:
+            if name in formats and _adopt(weights, name, formats[name], places[name]):
+                continue
             exact = name.endswith("e_score_correction_bias")
             shape = parameters[name].shape
             filled[name] = torch.empty(shape, dtype=torch.float32 if exact else dtype, device=device)
@@ -99,8 +127,30 @@ def fill(
         network.load_state_dict(filled, strict=False, assign=True)
         del filled
         if pack:
-            network.pack()
+            network.pack(lambda module: by_module.get(id(module), Format.F32))
             release_freed()
+
+
+def group_places(network: Network) -> dict[str, tuple[LinearGroup, int, Any]]:
+    """The weights that are packed, by name: their group, their place in it, and the module that has them."""
+    names = {id(module): name for name, module in network.named_modules()}
+    return {
+        f"{names[id(module)]}.weight": (group, index, module)
+        for group in network.groups()
+        for index, module in enumerate(group.modules)
+    }
+
+
+def _adopt(weights: Weights, name: str, format: Format, place: tuple[LinearGroup, int, Any]) -> bool:
+    """Move a matrix from the file into the packed layout, if it is stored in this format and in one piece."""
+    found = weights.raw(name) if GGUF_FORMATS.get(weights.kind(name)) is format else None
+    if found is None:
+        return False
+    rows, columns = weights.shapes[name]
+    group, index, _ = place
+    group.adopt(index, Matrix.from_gguf(found[0], weights.kind(name), (rows, columns), found[1]))
+    weights.release(name)
+    return True
 
 
 def _parts(names: Iterable[str]) -> list[list[str]]:
@@ -124,7 +174,7 @@ def _in_parallel(function: Callable[[Any], None], items: Iterable[Any]) -> None:
         torch.set_num_threads(threads)  # for threads yet to start: the setting is global for them
 
 
-def _check(network: Network, parameters: Mapping[str, Tensor], weights: Weights) -> None:
+def check(network: Network, parameters: Mapping[str, Tensor], weights: Weights) -> None:
     missing = [name for name in parameters if name not in weights.shapes]
     if missing:
         raise BadWeights(f"{weights.source} lacks {_first(missing)}; get the whole model again")

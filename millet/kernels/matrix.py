@@ -1,0 +1,90 @@
+"""Weights packed for the native kernels: fp32, fp16, 8-bit or 4-bit, in panels of 16 outputs.
+
+native/src/layout.h says how a panel lies in memory. A `Matrix` is made from fp32 values, quantised on the way if asked
+to, or from the bytes of a GGUF tensor of the same kind, which are only moved. It can be read back as fp32, exactly as
+the kernels see it.
+
+Shape legend: F outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from millet.kernels.native import abi
+from millet.kernels.native.abi import Format
+
+GROUP = 32  # inputs that share a scale in the quantised formats
+
+# Bytes of one weight, scales included.
+SIZES = {Format.F32: 4.0, Format.F16: 2.0, Format.Q8: 34 / 32, Format.Q4_0: 18 / 32, Format.Q4_1: 20 / 32}
+
+# GGUF's types that have a packed twin, value for value.
+GGUF_FORMATS = {"F32": Format.F32, "F16": Format.F16, "Q8_0": Format.Q8, "Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1}
+
+
+class Matrix:
+    """[F, K] in the native layout. `raw` is what the kernels are given; `memory` holds the bytes."""
+
+    def __init__(self, format: Format, outputs: int, inputs: int) -> None:
+        if format >= Format.Q8 and inputs % GROUP:
+            raise ValueError(f"{inputs} inputs are no multiple of {GROUP}")
+        self.format = format
+        self.shape = (outputs, inputs)
+        size = abi.functions().millet_matrix_bytes(format, outputs, inputs)
+        self.memory = _aligned(size)
+        self.raw = abi.Matrix(self.memory.data_ptr(), format, outputs, inputs, 0)
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.numel()
+
+    @classmethod
+    def pack(cls, weight_FK: Tensor, format: Format = Format.F32) -> Matrix:
+        """From values of any floating type; the quantised formats round them (like GGUF's Q8_0 and Q4_0)."""
+        weight_FK = weight_FK.detach().float()
+        weight_FK = weight_FK if weight_FK.stride(1) == 1 else weight_FK.contiguous()
+        matrix = cls(format, *weight_FK.shape)
+        abi.functions().millet_pack(weight_FK.data_ptr(), weight_FK.stride(0), matrix.raw, torch.get_num_threads())
+        return matrix
+
+    @classmethod
+    def from_gguf(cls, raw: Tensor, kind: str, shape: tuple[int, int], source_F: Tensor | None = None) -> Matrix:
+        """From the bytes of a GGUF tensor. Output r is the tensor's row source_F[r] (int64), or r."""
+        matrix = cls(GGUF_FORMATS[kind], *shape)
+        source = None if source_F is None else source_F.contiguous()
+        abi.functions().millet_pack_gguf(
+            raw.data_ptr(),
+            raw.numel() // shape[0],
+            None if source is None else source.data_ptr(),
+            matrix.raw,
+            torch.get_num_threads(),
+        )
+        return matrix
+
+    def unpack(self) -> Tensor:
+        """fp32 [F, K]: the values that the kernels multiply with."""
+        out_FK = torch.empty(self.shape)
+        abi.functions().millet_unpack(self.raw, out_FK.data_ptr(), torch.get_num_threads())
+        return out_FK
+
+    def rows(self, ids_T: Tensor) -> Tensor:
+        """Some of them, fp32 [T, K]."""
+        ids = ids_T.to(torch.int32).contiguous()
+        out_TK = torch.empty(len(ids), self.shape[1])
+        product = abi.Product(self.raw)
+        op = abi.Op(abi.Code.EMBED, 1, ctypes.pointer(product))
+        op.outputs[0] = abi.Rows(out_TK.data_ptr(), out_TK.stride(0))
+        batch = abi.Batch(len(ids), 0, 0, 1, ids.data_ptr())
+        abi.functions().millet_run(op, 1, batch, None)
+        return out_TK
+
+
+def _aligned(size: int) -> Tensor:
+    """Bytes at a multiple of 64."""
+    memory = torch.empty(size + 63, dtype=torch.uint8)
+    start = -memory.data_ptr() % 64
+    return memory[start : start + size]

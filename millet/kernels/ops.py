@@ -1,0 +1,169 @@
+"""The operations that models are written in, each in two forms that must agree: PyTorch, for tensors, and a step of the
+native kernels, for `Rows` (record.py). The PyTorch form is the reference in the tests and gives the gradients.
+
+Shape legend: T rows, D width, H heads, K head width, P pairs of a head, F outputs, R latent rank, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from millet.kernels.matrix import Matrix
+from millet.kernels.native.abi import Code
+from millet.kernels.record import Product, Step
+
+
+def rms_norm(x: Any, weight: Tensor, eps: float) -> Any:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich, 2019)."""
+    if isinstance(x, Tensor):
+        if x.dtype != torch.float32:
+            return F.rms_norm(x, weight.shape, weight, eps)
+        # Three passes over the data: at one row PyTorch's own is made of seven, and starting them is all it costs.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * (length.square() / weight.shape[0] + eps).rsqrt() * weight
+
+    def build(x: Any) -> Any:
+        out = x.recorder.new(*x.sizes, like=x)
+        x.recorder.emit(Step(Code.NORM, (x,), (out,), weights=(weight,), n=_groups(x, out), f=eps))
+        return out
+
+    return x.recorder.apply(build, (x,), (weight,), lambda x, w: rms_norm(x, w, eps))
+
+
+def swiglu(gate: Any, up: Any) -> Any:
+    """silu(gate) * up  (Shazeer, 2020)."""
+    if isinstance(gate, Tensor):
+        return F.silu(gate) * up
+
+    def build(gate: Any, up: Any) -> Any:
+        out = gate.recorder.new(*gate.sizes, like=gate)
+        gate.recorder.emit(Step(Code.SWIGLU, (gate, up), (out,), n={0: gate.sizes[0]}))
+        return out
+
+    return gate.recorder.apply(build, (gate, up), (), swiglu)
+
+
+def add(x: Any, y: Any) -> Any:
+    """For `Rows`, whose + this is."""
+
+    def build(x: Any, y: Any) -> Any:
+        out = x.recorder.new(*x.sizes, like=x)
+        x.recorder.emit(Step(Code.ADD, (x, y), (out,), n={0: x.sizes[0]}))
+        return out
+
+    return x.recorder.apply(build, (x, y), (), torch.add)
+
+
+def join(x: Any, y: Any) -> Any:
+    """Side by side in the last dimension."""
+    if isinstance(x, Tensor):
+        return torch.cat((x, y), -1)
+
+    def build(*parts: Any) -> Any:
+        out = parts[0].recorder.new(*parts[0].sizes[:-1], sum(part.sizes[-1] for part in parts), like=parts[0])
+        places = out.split([part.sizes[-1] for part in parts], -1)
+        for part, place in zip(parts, places, strict=True):
+            part.recorder.emit(Step(Code.COPY, (part,), (place,), n=_groups(part, place)))
+        return out
+
+    return x.recorder.apply(build, (x, y), (), join)
+
+
+def turn(positions: Any, inv_freq_P: Tensor, magnitude: float) -> Any:
+    """cos, then sin, of every pair's angle at each row's position. [2 P]"""
+    if isinstance(positions, Tensor):
+        angle_TP = positions[:, None] * inv_freq_P
+        return torch.cat((angle_TP.cos(), angle_TP.sin()), -1) * magnitude
+    pairs = len(inv_freq_P)
+    out = positions.recorder.new(2 * pairs)
+    positions.recorder.emit(Step(Code.TURN, (), (out,), weights=(inv_freq_P,), n={0: pairs}, f=magnitude))
+    return out
+
+
+def rotate(x: Any, turns: Any, interleaved: bool) -> Any:
+    """(a, b) -> (a cos - b sin, b cos + a sin) for the pairs of every head; turns from `turn`. [H, K]
+
+    Interleaved pairs are (0, 1), (2, 3), ...; others (0, K/2), (1, K/2 + 1), ...
+    """
+    if isinstance(x, Tensor):
+        cos_T1P, sin_T1P = turns[:, None].to(x.dtype).chunk(2, -1)
+        if interleaved:
+            a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack((a * cos_T1P - b * sin_T1P, b * cos_T1P + a * sin_T1P), -1).flatten(-2)
+        a, b = x.chunk(2, -1)
+        return torch.cat((a * cos_T1P - b * sin_T1P, b * cos_T1P + a * sin_T1P), -1)
+
+    def build(x: Any) -> Any:
+        out = x.recorder.new(*x.sizes, like=x)
+        n = _groups(x, out) | {0: x.sizes[-1] // 2, 2: int(interleaved)}
+        x.recorder.emit(Step(Code.ROTATE, (x, turns), (out,), n=n))
+        return out
+
+    return x.recorder.apply(build, (x,), (), lambda x: rotate(x, turns.tensor, interleaved))
+
+
+def products(
+    x: Any, matrices: Sequence[Matrix], biases: Sequence[Tensor | None], weights: Sequence[Tensor | None]
+) -> tuple[Any, ...]:
+    """x W^T + b for several matrices that share x (`Rows` only). `weights` are the parameters behind the matrices, for
+    the gradient; None where there is none any more."""
+
+    def build(x: Any, matrices: Sequence[Matrix], biases: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        outs = tuple(x.recorder.new(matrix.shape[0], like=x) for matrix in matrices)
+        parts = [Product(m, x, out, b) for m, out, b in zip(matrices, outs, biases, strict=True)]
+        x.recorder.emit(Step(Code.PRODUCTS, products=tuple(parts), n={0: int(x.sampled)}))
+        return outs
+
+    if x.recorder.together:
+        return build(x, matrices, biases)
+    return tuple(
+        _product(x, *part, build) for part in zip(matrices, biases, weights, strict=True)
+    )  # one by one, each with its own gradient
+
+
+def _product(x: Any, matrix: Matrix, bias: Tensor | None, weight: Tensor | None, build: Any) -> Any:
+    def reference(x: Tensor, *parameters: Tensor) -> Tensor:
+        values = list(parameters)
+        weight_FD = values.pop(0) if weight is not None else matrix.unpack()
+        return F.linear(x, weight_FD, values.pop(0) if values else None)
+
+    parameters = [p for p in (weight, bias) if p is not None]
+    return x.recorder.apply(lambda x: build(x, [matrix], [bias])[0], (x,), parameters, reference)
+
+
+def head_products(x_THN: Any, weight_HFN: Tensor, matrices: Sequence[Matrix] | None) -> Any:
+    """Every head through a matrix of its own. [H, N] -> [H, F]"""
+    if isinstance(x_THN, Tensor):
+        return torch.einsum("thn,hfn->thf", x_THN, weight_HFN)
+    assert matrices is not None
+
+    def build(x: Any) -> Any:
+        out = x.recorder.new(x.sizes[0], matrices[0].shape[0], like=x)
+        parts = [Product(m, x.head(h), out.head(h)) for h, m in enumerate(matrices)]
+        x.recorder.emit(Step(Code.PRODUCTS, products=tuple(parts)))
+        return out
+
+    return x_THN.recorder.apply(build, (x_THN,), (weight_HFN,), lambda x, w: head_products(x, w, None))
+
+
+def embed(ids: Any, matrix: Matrix, weight: Tensor | None) -> Any:
+    """Rows of a table (`Rows` only)."""
+
+    def build() -> Any:
+        out = ids.recorder.new(matrix.shape[1])
+        ids.recorder.emit(Step(Code.EMBED, (), (out,), (Product(matrix, None, None),)))
+        return out
+
+    parameters = () if weight is None else (weight,)
+    return ids.recorder.apply(build, (), parameters, lambda *w: F.embedding(ids.tensor, *w))
+
+
+def _groups(x: Any, out: Any) -> dict[int, int]:
+    """Width, number and distances of the heads of a row."""
+    heads = x.sizes[0] if len(x.sizes) == 2 else 1
+    return {0: x.sizes[-1], 1: heads, 3: x.group_stride, 4: out.group_stride}
