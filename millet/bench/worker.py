@@ -6,6 +6,7 @@ disturbing each other; time is taken there, around the call itself.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
+from millet.bench.peers import contender as contender_of
 from millet.errors import MilletError
 
 
@@ -74,12 +78,9 @@ def peak_memory() -> int:
 
 def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
     """The far end: answer commands until there are no more."""
-    import torch  # before anything else, so that its share of the memory is known
-
+    contender = contender_of(name)
+    importlib.import_module(contender.runtime)  # before anything else, so that its share of the memory is known
     bare = peak_memory()
-    from millet.bench.peers import CONTENDERS
-
-    contender = CONTENDERS[name]()
     for line in commands:
         command = json.loads(line)
         started = time.perf_counter()
@@ -88,11 +89,16 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
             match command["do"]:
                 case "start":
                     contender.start()
-                    answer = {"threads": torch.get_num_threads(), "versions": contender.versions(), "bare_bytes": bare}
+                    answer = {"versions": contender.versions(), "bare_bytes": bare}
                 case "load":
                     answer = contender.load(command["model"])
+                    answer |= {"threads": contender.threads()}
                 case "generate":
                     answer["token_ids"] = contender.generate(command["prompts"], command["new_tokens"])
+                case "profile":
+                    answer["operations"] = contender.profile(command["prompts"], command["new_tokens"])
+                case "logits":
+                    np.save(command["path"], contender.logits(command["ids"]))
         except Exception as error:
             answer = {"error": str(error) or repr(error)}
         answer |= {"seconds": time.perf_counter() - started, "peak_bytes": peak_memory()}

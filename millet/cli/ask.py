@@ -17,6 +17,7 @@ from millet.errors import BadRequest
 from millet.models.catalog import default_model
 
 if TYPE_CHECKING:
+    from millet.models.packing import Quantize
     from millet.reasoning.assistant import Assistant, Options
     from millet.reasoning.prompt import Think
 
@@ -27,6 +28,14 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model", "-m", help="A name from `millet models`, a directory, a .gguf file, or hf:ORG/NAME.", metavar="NAME"
+    ),
+]
+QuantizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="q8 or q4 for smaller weights than the file's, off for fp32.",
+        metavar="HOW",
+        show_default="as the file has them",
     ),
 ]
 ThinkOption = Annotated[
@@ -72,11 +81,20 @@ def parse_think(text: str) -> Think:
     raise BadRequest(f"think is {text!r}; it must be off, auto, on, or a number of tokens such as 256")
 
 
+def parse_quantize(text: str | None) -> Quantize | None:
+    """How to keep weights. Raises BadRequest, before anything is loaded."""
+    match text:
+        case None | "q8" | "q4" | "off":
+            return text
+    raise BadRequest(f"quantize is {text!r}; it must be q8, q4 or off")
+
+
 def ask(
     question: Annotated[
         str | None, typer.Argument(help="What to ask; standard input is added to it, or taken alone.")
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
+    quantize: QuantizeOption = None,
     think: ThinkOption = "on",
     max_tokens: MaxTokensOption = 2048,
     temperature: TemperatureOption = None,
@@ -92,7 +110,7 @@ def ask(
     conversation.ask(with_input(question))
     out = console()
     view = SilentView() if as_json else view_on(out, console(stderr=True))
-    answer = answer_once(model, conversation, options, view, vote=vote)
+    answer = answer_once(model, conversation, options, view, quantize=parse_quantize(quantize), vote=vote)
     if as_json:
         typer.echo(json.dumps(answer.to_dict()))
     if answer.stopped:
@@ -121,18 +139,27 @@ def with_input(question: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def open_assistant(name: str, view: View) -> Assistant:
+def open_assistant(name: str, view: View, quantize: Quantize | None = None) -> Assistant:
     """The model by that name, ready to answer; pulled first, with a progress bar, where it is not here yet."""
     ensure(name)
     with view.waiting(f"Loading {name}…"):
+        from millet.models.load import load
         from millet.reasoning.assistant import Assistant
 
-        return Assistant(name)
+        return Assistant(load(name, quantize=quantize))
 
 
-def answer_once(model: str, conversation: Conversation, options: Options, view: View, *, vote: int = 1) -> Answer:
+def answer_once(
+    model: str,
+    conversation: Conversation,
+    options: Options,
+    view: View,
+    *,
+    quantize: Quantize | None = None,
+    vote: int = 1,
+) -> Answer:
     """Answer the conversation's last question. Where Ctrl-C stops the reply, what came of it is returned."""
-    with open_assistant(model, view) as assistant:
+    with open_assistant(model, view, quantize) as assistant:
         messages = conversation.messages()
         if vote == 1:
             return play(assistant.stream(messages, **options), view, assistant.model.name)

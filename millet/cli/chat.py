@@ -17,6 +17,7 @@ from millet.cli.ask import (
     INTERRUPTED,
     MaxTokensOption,
     ModelOption,
+    QuantizeOption,
     SeedOption,
     SystemOption,
     TemperatureOption,
@@ -24,6 +25,7 @@ from millet.cli.ask import (
     TopPOption,
     answer_once,
     open_assistant,
+    parse_quantize,
     parse_think,
     reply_options,
     with_input,
@@ -54,6 +56,7 @@ Ctrl-C stops a reply and keeps what came of it. A message that begins with a sla
 
 def chat(
     model: ModelOption = DEFAULT_MODEL,
+    quantize: QuantizeOption = None,
     think: ThinkOption = "on",
     max_tokens: MaxTokensOption = 2048,
     temperature: TemperatureOption = None,
@@ -62,17 +65,18 @@ def chat(
     system: SystemOption = None,
 ) -> None:
     """Talk with a model. Piped input is answered once: echo "..." | millet chat"""
-    options = reply_options(think, max_tokens, temperature, top_p, seed)
+    options, kept = reply_options(think, max_tokens, temperature, top_p, seed), parse_quantize(quantize)
     conversation = Conversation(system)
     out, errors = console(), console(stderr=True)
     if not sys.stdin.isatty():
         conversation.ask(with_input(None))
-        answer = answer_once(model, conversation, options, view_on(out, errors, plain=True))
+        view = view_on(out, errors, plain=True)
+        answer = answer_once(model, conversation, options, view, quantize=kept)
         if answer.stopped:
             raise typer.Exit(INTERRUPTED)
         return
     view = view_on(out, errors)
-    session = Chat(open_assistant(model, view), conversation, options, view, out)
+    session = Chat(open_assistant(model, view, kept), conversation, options, view, out)
     out.print(Text(f"{session.assistant.model.name}. /help lists the commands.", style="dim"))
     try:
         session.run(prompt_on_terminal(COMMANDS, home() / "chat_history"))

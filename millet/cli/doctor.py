@@ -21,7 +21,7 @@ from millet.models.catalog import catalog
 from millet.models.hub import home, locate
 
 if TYPE_CHECKING:
-    from millet.engine.planner import Cost
+    from millet.engine.planner import Cost, Precision
     from millet.kernels.cpu import CPU, Memory
     from millet.kernels.roof import Roof
 
@@ -116,32 +116,43 @@ def prospects(model: str, cpu: CPU, roof: Roof, memory: Memory) -> dict[str, Any
     entry = catalog().get(model)
     path = locate(model)
     try:
-        cost, context = _cost(path) if path else (None, 0)
+        sizes = _sizes(path) if path else None
     except MilletError as error:
         return {"name": model, "here": True, "error": str(error)}
-    if cost is None:
+    if sizes is None:
         if entry is None or entry.parameters is None:
             return {"name": model, "here": False, "error": "its size is not known before it is pulled"}
-        cost, context = Cost(parameters=entry.parameters), entry.context or 0
-    it = asdict(plan(cost, context, roof, cpu, memory))
+        sizes = Cost(parameters=entry.parameters), entry.context or 0, None
+    cost, context, kept = sizes
+    it = asdict(plan(cost, context, roof, cpu, memory, kept))
     return {"name": model, "here": path is not None, "exact": path is not None, "parameters": cost.parameters} | it
 
 
-def _cost(path: Path) -> tuple[Cost, int]:
-    """Sizes and context length of a model on disk; its weights stay there."""
-    from millet.engine.planner import Cost
+def _sizes(path: Path) -> tuple[Cost, int, Precision | None]:
+    """Sizes, context length and (where the file decides) precision of a model on disk; its weights stay there."""
+    from millet.engine.planner import Cost, Precision
     from millet.models.config import ModelConfig
-    from millet.models.gguf import GGUFFile
+    from millet.models.gguf import GGUFFile, GGUFWeights
     from millet.models.gguf_config import config_from_gguf
+    from millet.models.packing import choose_formats, packed_bytes
+    from millet.models.weights import unfilled
 
     if path.is_dir() and not (path / "config.json").exists():
         path = next(iter(sorted(path.glob("*.gguf"))), path / "config.json")
+    gguf = None if path.is_dir() else GGUFFile(path)
     try:
-        hf = json.loads((path / "config.json").read_bytes()) if path.is_dir() else config_from_gguf(GGUFFile(path))
+        hf = config_from_gguf(gguf) if gguf else json.loads((path / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise BadWeights(f"{path} cannot be read ({error}); check the path") from error
     config = ModelConfig.from_hf(hf)
-    return Cost.of(config), config.max_position_embeddings
+    kept = None
+    if gguf is not None:
+        network = unfilled(config)
+        formats = choose_formats(network, GGUFWeights(gguf), None)
+        shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        if formats:
+            kept = Precision(packed_bytes(shapes, formats, 4) / config.num_parameters, 2, native=True, integers=True)
+    return Cost.of(config), config.max_position_embeddings, kept
 
 
 def _existing(path: Path) -> Path:
@@ -191,7 +202,8 @@ def _machine(findings: dict[str, Any]) -> Table:
 
 def _arithmetic(roof: dict[str, Any]) -> str:
     bf16 = f", bf16 {roof['bf16']:.0f}" if roof["bf16"] else ""
-    return f"fp32 {roof['fp32']:.0f}{bf16} GFLOP/s, measured"
+    int8 = f", int8 {roof['int8']:.0f} GOP/s" if roof["int8"] else ""
+    return f"fp32 {roof['fp32']:.0f}{bf16} GFLOP/s{int8}, measured"
 
 
 def _models(rows: list[dict[str, Any]], lines: bool) -> Table:

@@ -34,6 +34,9 @@ USUAL_LAYERS = 30
 _SHARE, _SEQUENCES = 0.5, 2
 _SHARE_CUDA, _SEQUENCES_CUDA = 0.8, 64
 
+NATIVE_LAYER_SECONDS = 12e-6
+"""What meeting six times and the small operations of one layer take the native kernels."""
+
 OPERATIONS_PER_LAYER = 160
 """Operations that PyTorch starts for one layer of one step, weighted by how much costlier than an addition they are."""
 
@@ -85,6 +88,29 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How numbers are kept and multiplied. weight: mean bytes of a weight; cache: bytes of a cached number. native: by
+    the native kernels; integers: those in 8 bits and fewer."""
+
+    weight: float
+    cache: int
+    native: bool = False
+    integers: bool = False
+
+    @classmethod
+    def plain(cls, itemsize: int, native: bool = False) -> Precision:
+        """Weights and cache in one floating type."""
+        return cls(itemsize, itemsize, native)
+
+    @property
+    def label(self) -> str:
+        """In words, for a table."""
+        if self.integers:
+            return f"{8 * self.weight:.1f} bits a weight"
+        return "float32" if self.weight == 4 else f"{8 * self.weight:.0f}-bit floats"
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step: `rows` rows of `batch` sequences, each seeing `context` positions; one row of each is sampled from."""
 
@@ -92,27 +118,32 @@ class Step:
     batch: int
     context: int
 
-    def predicted_seconds(self, cost: Cost, roof: Roof, itemsize: int) -> float:
-        """Reading, arithmetic and starting operations add up: on the processors measured they hardly overlap."""
-        reading, multiplying = self._seconds(cost, roof, itemsize)
+    def predicted_seconds(self, cost: Cost, roof: Roof, kept: Precision) -> float:
+        """With PyTorch, reading, arithmetic and starting operations add up: on the processors measured they hardly
+        overlap. The native kernels read ahead while they multiply; their threads meet a few times in every layer."""
+        reading, multiplying = self._seconds(cost, roof, kept)
+        if kept.native:
+            return max(reading, multiplying) + cost.layers * NATIVE_LAYER_SECONDS
         return reading + multiplying + cost.layers * OPERATIONS_PER_LAYER * roof.dispatch
 
-    def roof_seconds(self, cost: Cost, roof: Roof, itemsize: int) -> float:
+    def roof_seconds(self, cost: Cost, roof: Roof, kept: Precision) -> float:
         """The least time the machine could take: reading and arithmetic at full speed and at once."""
-        return max(self._seconds(cost, roof, itemsize))
+        return max(self._seconds(cost, roof, kept))
 
-    def _seconds(self, cost: Cost, roof: Roof, itemsize: int) -> tuple[float, float]:
-        bytes_read = itemsize * (cost.read(self.rows) + self.batch * self.context * cost.cached)
-        gflops = roof.bf16 if itemsize == 2 and roof.bf16 else roof.fp32
-        flops = 2 * cost.multiply_adds(self.rows, self.batch, self.context)
-        return bytes_read / (roof.read * 1e9), flops / (gflops * 1e9)
+    def _seconds(self, cost: Cost, roof: Roof, kept: Precision) -> tuple[float, float]:
+        bytes_read = kept.weight * cost.read(self.rows) + kept.cache * self.batch * self.context * cost.cached
+        rate = roof.bf16 if kept.weight == 2 and not kept.native and roof.bf16 else roof.fp32
+        products = self.rows * self.context * cost.attention  # of attention, always in floats
+        rest = cost.multiply_adds(self.rows, self.batch, 0)
+        seconds = 2 * products / (roof.fp32 * 1e9) + 2 * rest / ((roof.int8 if kept.integers else None) or rate) / 1e9
+        return bytes_read / (roof.read * 1e9), seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a model would run here. Bytes; tokens; tokens/s. `needed` is weights, runtime and the least useful cache."""
 
-    dtype: str
+    kept: str
     path: str
     fits: bool
     weights: int
@@ -122,31 +153,35 @@ class Plan:
     decode: dict[int, float]
 
 
-def plan(cost: Cost, context: int, roof: Roof, cpu: CPU, memory: Memory) -> Plan:
-    """The way the engine would choose on this machine, and what to expect of it."""
-    dtype = choose_dtype(roof.device, 4 * cost.parameters + RUNTIME_BYTES, cpu, memory)
-    size = getattr(torch, dtype).itemsize
-    weights = size * cost.parameters
-    needed = weights + RUNTIME_BYTES + size * cost.cached * min(context, MIN_CACHE)
+def plan(cost: Cost, context: int, roof: Roof, cpu: CPU, memory: Memory, kept: Precision | None = None) -> Plan:
+    """The way the engine would choose on this machine, and what to expect of it. `kept` where the weights' file decides."""
+    if kept is None:
+        dtype = choose_dtype(roof.device, 4 * cost.parameters + RUNTIME_BYTES, cpu, memory)
+        on_native = roof.device == "cpu" and dtype == "float32" and roof.int8 is not None
+        kept = Precision.plain(getattr(torch, dtype).itemsize, on_native)
+    weights = int(kept.weight * cost.parameters)
+    needed = weights + RUNTIME_BYTES + kept.cache * cost.cached * min(context, MIN_CACHE)
     left = memory.available - weights - RUNTIME_BYTES
     return Plan(
-        dtype=dtype,
-        path=path(dtype, roof.device),
+        kept=kept.label,
+        path=path(kept, roof.device),
         fits=needed <= memory.available,
         weights=weights,
         needed=needed,
-        cache_tokens=cache_tokens(size * cost.cached, context, left, roof.device) if cost.cached else None,
-        prefill=PREFILL / Step(PREFILL, 1, PREFILL // 2).predicted_seconds(cost, roof, size),
-        decode={b: b / Step(b, b, PREFILL).predicted_seconds(cost, roof, size) for b in BATCHES},
+        cache_tokens=cache_tokens(kept.cache * cost.cached, context, left, roof.device) if cost.cached else None,
+        prefill=PREFILL / Step(PREFILL, 1, PREFILL // 2).predicted_seconds(cost, roof, kept),
+        decode={b: b / Step(b, b, PREFILL).predicted_seconds(cost, roof, kept) for b in BATCHES},
     )
 
 
-def path(dtype: str, device: str) -> str:
+def path(kept: Precision, device: str) -> str:
     """Which kernels do the work, in words."""
     if device != "cpu":
-        return f"{dtype} on {device}"
-    packed = dtype == "float32" and torch.backends.mkldnn.is_available()
-    return f"{dtype}, {'oneDNN packed' if packed else 'PyTorch'}"
+        return f"{kept.label} on {device}"
+    if kept.native:
+        return f"{kept.label}, native kernels"
+    packed = kept.weight == 4 and torch.backends.mkldnn.is_available()
+    return f"{kept.label}, {'oneDNN packed' if packed else 'PyTorch'}"
 
 
 def cache_tokens(token_bytes: int, context: int, available: int, device: str = "cpu") -> int:

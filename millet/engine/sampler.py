@@ -154,7 +154,10 @@ def _draw_truncated(scaled_NV: Tensor, u_N1: Tensor, params: list, count: int) -
     mass_N1 = torch.where(top_k_N1 <= count, cumulative_NC[:, -1:], 1.0)
     kept_NC &= (cumulative_NC - p_NC < top_p_N1 * mass_N1) | (top_p_N1 == 1.0)
     kept_NC &= p_NC >= min_p_N1 * p_NC[:, :1]
-    certain_N = ~kept_NC[:, -1] | (top_k_N1[:, 0] == count) | (count == scaled_NV.shape[1])
+    certain_N = ~kept_NC[:, -1] | (top_k_N1[:, 0] == count)
+    # Top-p is a share of what top-k leaves, whose mass is not known where that reaches beyond the candidates.
+    certain_N &= ((top_k_N1 <= count) | (top_k_N1 >= scaled_NV.shape[1]) | (top_p_N1 == 1.0))[:, 0]
+    certain_N |= count == scaled_NV.shape[1]
     cumulative_NC = (p_NC * kept_NC).cumsum(dim=-1)
     return ids_NC.gather(1, _invert(cumulative_NC, u_N1)[:, None]).squeeze(1), certain_N
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from millet.kernels.plan import Plan, Slot, Symbol
 from millet.kernels.record import to_native
 
 LINE = 16  # numbers in a cache line
+
+# Operations on each row by itself. Threads run on from one into the next without waiting for each other, each with its
+# own rows (`follows_freely` in native/src/variant.cpp).
+BY_ROWS = {code for code in Code if code not in (Code.PRODUCTS, Code.ATTEND, Code.EXPERTS, Code.PICK)}
 
 
 class BoundPlan:
@@ -50,6 +55,16 @@ class BoundPlan:
         if abi.functions().millet_run(self._ops, len(self._ops), batch.raw, seconds):
             raise OutOfMemory("no memory is left for one step of the engine; close other programs, or lower its chunk")
 
+    def forget_profile(self) -> None:
+        ctypes.memset(self.seconds, 0, ctypes.sizeof(self.seconds))
+
+    def profile(self) -> dict[str, float]:
+        """Seconds by kind of operation since profiling began, the costliest first."""
+        found: dict[str, float] = {}
+        for step, seconds in zip(self.plan.steps, self.seconds, strict=True):
+            found[step.label] = found.get(step.label, 0.0) + seconds
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
     def output(self, name: str, rows: int) -> Tensor:
         """The first rows of an output, in place. [rows, width]"""
         return self._rows(self.plan.outputs[name], rows)
@@ -76,12 +91,20 @@ def _padded(slot: Slot) -> int:
 
 
 def _layout(plan: Plan, limits: dict[bool, int]) -> tuple[dict[Slot, int], int]:
-    """Where each slot begins, and how many numbers there are in all. Slots that do not live at once share memory."""
+    """Where each slot begins, and how many numbers there are in all. Slots that do not live at once share memory.
+
+    Steps between which no thread waits count as one: a thread may be writing what the last of them makes of its rows
+    while another still reads what the first of them needs for others.
+    """
+    codes = [step.code for step in plan.steps]
+    waits = [0, *(not {before, after} <= BY_ROWS for before, after in pairwise(codes))][: len(codes)]
+    turns = [-1, *accumulate(waits), len(codes)]  # of the steps -1, 0, 1, ...
     places: dict[Slot, int] = {}
-    taken: list[tuple[int, int, int, int]] = []  # place, end, first step, last step
-    for slot, first, last in sorted(plan.lifetimes(), key=lambda life: -_padded(life[0]) * limits[life[0].sampled]):
+    taken: list[tuple[int, int, int, int]] = []  # place, end, first turn, last turn
+    for slot, start, stop in sorted(plan.lifetimes(), key=lambda life: -_padded(life[0]) * limits[life[0].sampled]):
+        first, last = turns[start + 1], turns[stop + 1]
         size = _padded(slot) * limits[slot.sampled]
-        rivals = sorted((a, b) for a, b, start, end in taken if start <= last and first <= end)
+        rivals = sorted((a, b) for a, b, begin, end in taken if begin <= last and first <= end)
         place = 0
         for begin, end in rivals:
             if begin >= place + size:

@@ -190,7 +190,9 @@ class _Differentiable(torch.autograd.Function):
         with torch.enable_grad():
             inputs = [t.detach().requires_grad_(w) for t, w in zip(ctx.saved_tensors, wanted, strict=True)]
             out = ctx.reference(*inputs)
-            found = iter(torch.autograd.grad(out, [t for t in inputs if t.requires_grad], grads[0]))
+            differentiated = [t for t in inputs if t.requires_grad]
+            # An expert that no row chose has no part in the result, and None for a gradient.
+            found = iter(torch.autograd.grad(out, differentiated, grads[0], allow_unused=True))
         return (None, None, None, None, *(next(found) if w else None for w in wanted))
 
 

@@ -10,6 +10,7 @@ Shape legend: F outputs, K inputs.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,16 +27,21 @@ SIZES = {Format.F32: 4.0, Format.F16: 2.0, Format.Q8: 34 / 32, Format.Q4_0: 18 /
 GGUF_FORMATS = {"F32": Format.F32, "F16": Format.F16, "Q8_0": Format.Q8, "Q4_0": Format.Q4_0, "Q4_1": Format.Q4_1}
 
 
-class Matrix:
-    """[F, K] in the native layout. `raw` is what the kernels are given; `memory` holds the bytes."""
+def matrix_bytes(format: Format, outputs: int, inputs: int) -> int:
+    """The size of a packed matrix."""
+    size: int = abi.functions().millet_matrix_bytes(format, outputs, inputs)
+    return size
 
-    def __init__(self, format: Format, outputs: int, inputs: int) -> None:
+
+class Matrix:
+    """[F, K] in the native layout. `raw` is what the kernels are given; `memory` has the bytes, at a multiple of 64."""
+
+    def __init__(self, format: Format, outputs: int, inputs: int, memory: Tensor | None = None) -> None:
         if format >= Format.Q8 and inputs % GROUP:
             raise ValueError(f"{inputs} inputs are no multiple of {GROUP}")
         self.format = format
         self.shape = (outputs, inputs)
-        size = abi.functions().millet_matrix_bytes(format, outputs, inputs)
-        self.memory = _aligned(size)
+        self.memory = _aligned(matrix_bytes(format, outputs, inputs)) if memory is None else memory
         self.raw = abi.Matrix(self.memory.data_ptr(), format, outputs, inputs, 0)
 
     @property
@@ -65,6 +71,9 @@ class Matrix:
         )
         return matrix
 
+    def __deepcopy__(self, memo: Any) -> Matrix:
+        return self  # nobody writes to it any more, so copies of a network may share it
+
     def unpack(self) -> Tensor:
         """fp32 [F, K]: the values that the kernels multiply with."""
         out_FK = torch.empty(self.shape)
@@ -81,6 +90,22 @@ class Matrix:
         batch = abi.Batch(len(ids), 0, 0, 1, ids.data_ptr())
         abi.functions().millet_run(op, 1, batch, None)
         return out_TK
+
+
+class NativeProduct:
+    """y = matrix x by itself, to measure or to test."""
+
+    def __init__(self, matrix: Matrix, x_TK: Tensor, threads: int | None = None) -> None:
+        self.y_TF = torch.empty(len(x_TK), matrix.shape[0])
+        x, y = abi.Rows(x_TK.data_ptr(), x_TK.stride(0)), abi.Rows(self.y_TF.data_ptr(), self.y_TF.stride(0))
+        self._product = abi.Product(matrix.raw, x, y)
+        self._op = abi.Op(abi.Code.PRODUCTS, 1, ctypes.pointer(self._product))
+        self._batch = abi.Batch(len(x_TK), 0, 0, threads or torch.get_num_threads())
+        self._keep = matrix, x_TK
+
+    def run(self) -> Tensor:
+        abi.functions().millet_run(self._op, 1, self._batch, None)
+        return self.y_TF
 
 
 def _aligned(size: int) -> Tensor:

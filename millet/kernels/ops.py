@@ -108,15 +108,19 @@ def rotate(x: Any, turns: Any, interleaved: bool) -> Any:
 
 
 def products(
-    x: Any, matrices: Sequence[Matrix], biases: Sequence[Tensor | None], weights: Sequence[Tensor | None]
+    x: Any,
+    matrices: Sequence[Matrix],
+    biases: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    fine: bool,
 ) -> tuple[Any, ...]:
     """x W^T + b for several matrices that share x (`Rows` only). `weights` are the parameters behind the matrices, for
-    the gradient; None where there is none any more."""
+    the gradient; None where there is none any more. fine: see `LinearGroup`."""
 
     def build(x: Any, matrices: Sequence[Matrix], biases: Sequence[Tensor | None]) -> tuple[Any, ...]:
         outs = tuple(x.recorder.new(matrix.shape[0], like=x) for matrix in matrices)
         parts = [Product(m, x, out, b) for m, out, b in zip(matrices, outs, biases, strict=True)]
-        x.recorder.emit(Step(Code.PRODUCTS, products=tuple(parts), n={0: int(x.sampled)}))
+        x.recorder.emit(Step(Code.PRODUCTS, products=tuple(parts), n={0: int(x.sampled), 6: int(fine)}))
         return outs
 
     if x.recorder.together:

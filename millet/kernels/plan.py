@@ -77,6 +77,11 @@ class Symbol:
             offset += width
         return tuple(parts)
 
+    def expand_as(self, other: Symbol) -> Symbol:
+        """The one head as often as `other` has heads."""
+        assert self.sizes[0] == 1
+        return Symbol(self.recorder, self.slot, self.offset, (other.sizes[0], self.sizes[1]), 0)
+
     def head(self, index: int) -> Symbol:
         offset = self.offset + index * self.group_stride
         return Symbol(self.recorder, self.slot, offset, (self.sizes[1],), self.sizes[1])
@@ -131,11 +136,11 @@ class Trace:
 
 
 class TraceAttention:
-    """The `Attention` of a traced forward: over the engine's cache, latents absorbed."""
+    """The `Attention` of a traced forward: over the engine's cache, which keeps latents as they are (absorbed) or, to
+    compare with, expanded to every head's key and value."""
 
-    absorbed = True
-
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, absorbed: bool = True) -> None:
+        self.absorbed = absorbed
         self.positions_T = trace.positions
 
     def attend(self, layer: int, q: Symbol, k: Symbol, v: Symbol | None, *, scale: float, value_width: int) -> Symbol:

@@ -82,6 +82,18 @@ class Step:
     def prepare(self) -> Prepare:
         return Prepare(self.n.get(7, 0)) if self.code is Code.PRODUCTS else Prepare.NOTHING
 
+    @property
+    def label(self) -> str:
+        """What it does, for a profile: `norm, products 1536+1536 x 576 q4_1`."""
+        before = "" if self.prepare is Prepare.NOTHING else f"{self.prepare.name.lower()}, "
+        after = ", add" if any(product.add is not None for product in self.products) else ""
+        if not self.products:
+            return self.code.name.lower()
+        matrices = [product.matrix for product in self.products[:3]]
+        outputs = "+".join(str(matrix.shape[0]) for matrix in matrices) + ("..." if len(self.products) > 3 else "")
+        kind = f"{outputs} x {matrices[0].shape[1]} {matrices[0].format.name.lower()}"
+        return f"{before}{self.code.name.lower()} {kind}{after}"
+
     def reads(self) -> list[Any]:
         """Rows that the step reads; a prepared product reads its inputs instead of its x."""
         own = [] if self.prepare else [product.x for product in self.products if product.x is not None]

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from millet.kernels.cpu import CPU, read_cpu, read_memory
-from millet.kernels.linear import LinearGroup
+from millet.kernels.linear import LinearGroup, native, onednn
+from millet.kernels.matrix import Matrix, NativeProduct
+from millet.kernels.native.abi import Format
 
 READ_BYTES = 256 * 2**20  # well beyond the last-level cache of all but the largest servers
 MATMUL = (512, 1024, 2048)  # rows, inputs, outputs: a prefill chunk through a feed-forward layer of a small model
@@ -25,12 +27,14 @@ SECONDS = 0.2  # for each way to do each thing at least, so that clocks settle a
 @dataclass(frozen=True, slots=True)
 class Roof:
     """read: streaming read bandwidth in GB/s (1e9 bytes). fp32, bf16: matrix products in GFLOP/s, a multiply-add being
-    two; bf16 is None where the chip has no such instructions. dispatch: seconds that starting one operation takes.
+    two; bf16 is None where the chip has no such instructions. int8: products of the native kernels with 4-bit weights,
+    in GOP/s; None without them. dispatch: seconds that starting one operation of PyTorch takes.
     """
 
     read: float
     fp32: float
     bf16: float | None
+    int8: float | None
     dispatch: float
     device: str
     threads: int
@@ -45,6 +49,7 @@ def measure_roof(device: str = "cpu", cpu: CPU | None = None) -> Roof:
             read=_read_bandwidth(device),
             fp32=_gflops(torch.float32, device),
             bf16=_gflops(torch.bfloat16, device) if native_bf16 else None,
+            int8=_native_gops(Format.Q4_0) if on_cpu and native() else None,
             dispatch=_dispatch(device),
             device=device,
             threads=torch.get_num_threads(),
@@ -62,16 +67,27 @@ def _read_bandwidth(device: str) -> float:
 
 
 def _gflops(dtype: torch.dtype, device: str) -> float:
-    """The better of PyTorch's own product and the packed one that the engine uses where it can."""
+    """The better of PyTorch's own product and the ones that the engine uses where it can."""
     rows, inputs, outputs = MATMUL if device == "cpu" else MATMUL_CUDA
     owner = nn.Module()
     owner.product = nn.Linear(inputs, outputs, bias=False, device=device, dtype=dtype)
     product = LinearGroup(owner, "product")
     x_TD = torch.randn(rows, inputs, device=device).to(dtype)
     seconds = _fastest(lambda: product(x_TD), device)
-    product.pack()
-    seconds = min(seconds, _fastest(lambda: product(x_TD), device))
+    if dtype == torch.float32 and device == "cpu":
+        if onednn():
+            product._pack_onednn(product.modules)
+            seconds = min(seconds, _fastest(lambda: product(x_TD), device))
+        if native():
+            return max(2 * rows * inputs * outputs / seconds / 1e9, _native_gops(Format.F32))
     return 2 * rows * inputs * outputs / seconds / 1e9
+
+
+def _native_gops(format: Format) -> float:
+    """GOP/s of the native products at the same size."""
+    rows, inputs, outputs = MATMUL
+    product = NativeProduct(Matrix.pack(torch.randn(outputs, inputs), format), torch.randn(rows, inputs))
+    return 2 * rows * inputs * outputs / _fastest(product.run, "cpu") / 1e9
 
 
 def _dispatch(device: str) -> float:

@@ -51,6 +51,7 @@ class LatentAttention(nn.Module):
         # kv_b_proj stays plain: the naive form needs it whole, the absorbed one in two parts for each head.
         self.into_latent = HeadGroup(self, "kv_b_proj", lambda w: self._halves(w)[0].transpose(1, 2))  # [H, R, N]
         self.out_of_latent = HeadGroup(self, "kv_b_proj", lambda w: self._halves(w)[1])  # [H, W, R]
+        self.expand = HeadGroup(self, "kv_b_proj", lambda w: w[None])  # the naive form, on rows
         self.mla = mla
         self.index = index
         self.num_heads = heads
@@ -69,11 +70,11 @@ class LatentAttention(nn.Module):
         attend = self._absorbed if attention.absorbed else self._naive
         return self.out(attend(q_nope_THN, q_rope_THP, latent_TR, k_rope_T1P, attention).flatten(1))[0]
 
-    def _naive(
-        self, q_nope_THN: Tensor, q_rope_THP: Tensor, latent_TR: Tensor, k_rope_T1P: Tensor, attention: Attention
-    ) -> Tensor:
+    def _naive(self, q_nope_THN: Any, q_rope_THP: Any, latent_TR: Any, k_rope_T1P: Any, attention: Attention) -> Any:
         n, w = self.mla.qk_nope_head_dim, self.mla.v_head_dim
-        k_nope_THN, v_THW = self.kv_b_proj(latent_TR).unflatten(-1, (self.num_heads, n + w)).split((n, w), -1)
+        on_rows = not isinstance(latent_TR, Tensor)
+        kv_TF = self.expand(latent_TR[:, None]).flatten(1) if on_rows else self.kv_b_proj(latent_TR)
+        k_nope_THN, v_THW = kv_TF.unflatten(-1, (self.num_heads, n + w)).split((n, w), -1)
         q_THK = ops.join(q_nope_THN, q_rope_THP)
         k_THK = ops.join(k_nope_THN, k_rope_T1P.expand_as(q_rope_THP))
         return attention.attend(self.index, q_THK, k_THK, v_THW, scale=self.scale, value_width=w)

@@ -24,7 +24,8 @@ from millet.models.gguf_config import config_from_gguf, ends_from_gguf, sampling
 from millet.models.hub import locate, pull
 from millet.models.model import Model
 from millet.models.network import Network
-from millet.models.packing import Quantize, choose_formats, packed_bytes
+from millet.models.packed_files import WORTHWHILE, keep_packed, open_packed
+from millet.models.packing import Quantize, choose_formats, packed_bytes, packed_matrices
 from millet.models.tokenizer import Tokenizer
 from millet.models.weights import Weights, agreed, fill, unfilled
 
@@ -79,7 +80,10 @@ def load(
         number = DTYPES[dtype or choose_dtype(place.type, fp32_bytes, read_cpu(), read_memory())]
         formats = formats if number is torch.float32 else {}
         _check_memory(name, packed_bytes(parameters, formats, number.itemsize), number, place)
-        fill(network, parts.weights, number, place, pack=True, formats=formats)
+        packed = open_packed(path, formats, parts.weights.shapes) if formats else {}
+        seconds = fill(network, parts.weights, number, place, pack=True, formats=formats, packed=packed)
+        if formats and not packed and seconds > WORTHWHILE:
+            keep_packed(path, packed_matrices(network, formats))
     finally:
         parts.weights.close()
     entry = catalog().get(name)

@@ -83,6 +83,18 @@ class Model:
             hidden_TD = self.network(inputs_T, PackedAttention(whole, self.device))
         return list(torch.cat(list(self._logprobs(hidden_TD, targets_T, eager))).split(lengths))
 
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """What the model says after each token of one sequence, without gradients. fp32 [len(ids), V]"""
+        self._check(ids)
+        ids_T = self._packed([ids])
+        with torch.inference_mode(), self.layout:
+            if self.native:
+                eager = Eager(ids_T, [len(ids)])
+                hidden = self.network(eager.ids, EagerAttention(eager, self.cache_dtype))
+                logits_TV: Tensor = self.network.head(hidden).tensor
+                return logits_TV
+            return self.network.head(self.network(ids_T, PackedAttention([len(ids)], self.device)))
+
     def save(self, directory: str | Path, max_shard_bytes: int = 4 << 30) -> None:
         """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
         with self.layout:

@@ -18,7 +18,6 @@ Shape legend: T tokens, D model width, E experts, J experts per token, N = T * J
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -39,11 +38,8 @@ class Router(nn.Module):
             bias_E = torch.zeros(moe.num_experts, dtype=torch.float32)
             self.e_score_correction_bias = nn.Parameter(bias_E, requires_grad=False)
 
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (fp32) and indices of the chosen experts, best first. [T, J] each."""
-        return self.choose(F.linear(x_TD.float(), self.weight.float()))
-
-    def choose(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         scores_TE = logits_TE.sigmoid() if self.moe.scoring == "sigmoid" else logits_TE.softmax(-1)
         experts_TJ = self._choose(scores_TE)
         weights_TJ = scores_TE.gather(1, experts_TJ)
@@ -77,7 +73,7 @@ class MoE(nn.Module):
             self.shared_experts = SwiGLU(width, moe.num_shared_experts * moe.intermediate_size, config.mlp_bias)
 
     def forward(self, x_TD: Any) -> Any:
-        y_TD = self._routed(x_TD, *self.gate(x_TD)) if isinstance(x_TD, Tensor) else self._on_rows(x_TD)
+        y_TD = self._routed(x_TD) if isinstance(x_TD, Tensor) else self._on_rows(x_TD)
         return y_TD + self.shared_experts(x_TD) if self.shares else y_TD
 
     @property
@@ -97,8 +93,9 @@ class MoE(nn.Module):
 
         return route_and_run(x, self.router.matrices()[0], bias, moe, experts, parameters, reference)
 
-    def _routed(self, x_TD: Tensor, weights_TJ: Tensor, experts_TJ: Tensor) -> Tensor:
+    def _routed(self, x_TD: Tensor) -> Tensor:
         """Sorts the (token, choice) pairs by expert, so that each expert runs once and on its own tokens only."""
+        weights_TJ, experts_TJ = self.gate(self.router(x_TD.float())[0])
         experts_N = experts_TJ.flatten()
         order_N = experts_N.argsort(stable=True)
         counts = experts_N.bincount(minlength=len(self.experts)).tolist()
@@ -118,4 +115,4 @@ class _Routed(nn.Module):
         self.run = moe._routed
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.run(x_TD, *self.gate(x_TD))
+        return self.run(x_TD)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from millet.kernels.attention import Attention
-from millet.kernels.linear import LinearGroup
+from millet.kernels.linear import LinearGroup, Table
 from millet.kernels.native.abi import Format
 from millet.kernels.plan import Plan, Trace, TraceAttention
 from millet.models.config import ModelConfig
@@ -106,6 +106,15 @@ class Network(nn.Module):
         """Plain weights again: to train, or to save."""
         for group in self.groups():
             group.unpack()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed or plain weights that an ordinary step reads: all but an untied embedding and MTP modules."""
+        skipped = {id(p) for module in self.mtp for p in module.parameters()}
+        groups = [group for group in self.groups() if not (isinstance(group, Table) and not group.head)]
+        packed = sum(group.nbytes for group in groups if not isinstance(group.owner, MTP))
+        looked_up = set() if self.config.tie_word_embeddings else {id(self.model.embed_tokens.weight)}
+        return packed + sum(p.nbytes for p in self.parameters() if id(p) not in skipped | looked_up)
 
     def groups(self) -> Iterator[LinearGroup]:
         """All products with weights, the two ends of the model first."""

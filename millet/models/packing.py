@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from millet.errors import BadRequest
 from millet.kernels.linear import native
-from millet.kernels.matrix import GGUF_FORMATS, GROUP, SIZES
+from millet.kernels.matrix import GGUF_FORMATS, GROUP, SIZES, Matrix
 from millet.kernels.native.abi import Format
 from millet.models.moe import Router
 from millet.models.network import Network
@@ -57,3 +57,10 @@ def packed_bytes(shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, Fo
             count *= size
         total += count * (SIZES[formats[name]] if name in formats else itemsize)
     return int(total)
+
+
+def packed_matrices(network: Network, formats: Mapping[str, Format]) -> dict[str, Matrix]:
+    """The packed weights of these names."""
+    places = group_places(network)
+    found = {name: places[name][0].packed_at(places[name][1]) for name in formats}
+    return {name: matrix for name, matrix in found.items() if matrix is not None}

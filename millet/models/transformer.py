@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, config.num_kv_heads * head, bias)
         self.v_proj = nn.Linear(width, config.num_kv_heads * head, bias)
         self.o_proj = nn.Linear(config.num_heads * head, width, bias and config.architecture != "qwen2")
-        self.queries_keys_values = LinearGroup(self, "q_proj", "k_proj", "v_proj")
+        self.queries_keys_values = LinearGroup(self, "q_proj", "k_proj", "v_proj", fine=True)
         self.out = LinearGroup(self, "o_proj")
         self.normalised = config.architecture == "qwen3"
         if self.normalised:

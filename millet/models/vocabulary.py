@@ -15,7 +15,7 @@ class Vocabulary:
 
     def __init__(self, decoder: nn.Module, top: nn.Module | None) -> None:
         self.table = Table(decoder, "embed_tokens", head=top is None)
-        self.head = self.table if top is None else LinearGroup(top, "lm_head")
+        self.head = self.table if top is None else LinearGroup(top, "lm_head", fine=True)
 
     @property
     def groups(self) -> list[LinearGroup]:

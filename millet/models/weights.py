@@ -5,13 +5,14 @@ its place. So the peak is the model's size plus a few pieces of a file.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from millet.errors import BadWeights
@@ -101,34 +102,49 @@ def fill(
     *,
     pack: bool = False,
     formats: Mapping[str, Format] | None = None,
-) -> None:
+    packed: Mapping[str, Matrix] | None = None,
+) -> float:
     """Give every parameter of a network on the meta device its memory and its values.
 
     The router's correction bias stays fp32, because balancing moves it by less than bf16 resolves. With `pack`, weights
     are laid out for inference layer by layer: packing holds a second copy for a moment, and that of the largest, the
     output head, comes while the others are not there yet. `formats` says which weights to pack in another format than
-    fp32 (packing.py); those that the file has in it are moved there and never unpacked. Raises BadWeights when a
-    parameter is missing, has another shape than the configuration says, or has no place in the network.
+    fp32 (packing.py); those that the file has in it are moved there and never unpacked, and those in `packed` are taken
+    from there. Returns the seconds that packing took. Raises BadWeights when a parameter is missing, has another shape
+    than the configuration says, or has no place in the network.
     """
     parameters = dict(network.named_parameters())  # what is shared, under its first name only
     check(network, parameters, weights)
-    formats = formats or {}
+    formats, packed, seconds = formats or {}, packed or {}, 0.0
     places = group_places(network)
     by_module = {id(places[name][2]): kept for name, kept in formats.items()}
     for names in _parts(parameters):
         filled = {}
+        started = time.perf_counter()
         for name in names:
+            if name in packed:
+                group, index, _ = places[name]
+                group.adopt(index, packed[name])
+                continue
             if name in formats and _adopt(weights, name, formats[name], places[name]):
                 continue
             exact = name.endswith("e_score_correction_bias")
             shape = parameters[name].shape
             filled[name] = torch.empty(shape, dtype=torch.float32 if exact else dtype, device=device)
+        seconds += time.perf_counter() - started
         _in_parallel(lambda item: weights.read(*item), filled.items())
-        network.load_state_dict(filled, strict=False, assign=True)
+        for name, values in filled.items():
+            owner, _, attribute = name.rpartition(".")
+            wanted = parameters[name].requires_grad
+            setattr(network.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=wanted))
         del filled
         if pack:
-            network.pack(lambda module: by_module.get(id(module), Format.F32))
+            started = time.perf_counter()
+            for group in dict.fromkeys(places[name][0] for name in names if name in places):
+                group.pack(lambda module: by_module.get(id(module), Format.F32))
+            seconds += time.perf_counter() - started
             release_freed()
+    return seconds
 
 
 def group_places(network: Network) -> dict[str, tuple[LinearGroup, int, Any]]:

@@ -39,7 +39,8 @@ struct MilletProduct {
 enum MilletCode : int32_t {
     MILLET_EMBED = 0,    // out[0] = row ids[t] of products[0].matrix
     MILLET_NORM = 1,     // out[0] = RMSNorm of each group of in[0]; weight[0] [n[0]], f[0] eps
-    MILLET_PRODUCTS = 2, // products[0 .. num_products); n[0] != 0: over the sampled rows
+    MILLET_PRODUCTS = 2, // products[0 .. num_products); n[0] != 0: over the sampled rows; n[6] != 0: activations are
+                         // quantised in parts of 16, not 32; n[7]: what is done to a row first (rows.h)
     MILLET_TURN = 3,     // out[0] [n[0]] = cos, then sin, of position * weight[0][i], times f[0]: n[0] = pairs
     MILLET_ROTATE = 4,   // out[0] = groups of in[0] turned by in[1]; n[0] = pairs; n[2] != 0: pairs lie side by side
     MILLET_ATTEND = 5,   // store in[1], in[2] in the cache, then out[0] = attention of in[0]; see attention.h

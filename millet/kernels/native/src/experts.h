@@ -103,7 +103,12 @@ inline void expert_products(
 inline void experts(const Worker& worker, const MilletOp& op, int64_t rows, const Workspace& space) {
     const int64_t chosen = op.n[0], hidden = op.n[1], pairs = rows * chosen, count = op.num_products / 3;
     const int64_t width = op.products[0].matrix.inputs;
-    const bool quantise = is_quantised(op.products[0].matrix.format), quantise_down = is_quantised(op.products[2].matrix.format);
+    bool quantise = false, quantise_down = false;  // each matrix has a format of its own
+    for (int64_t e = 0; e < count; e++) {
+        const MilletProduct* expert = op.products + 3 * e;
+        quantise = quantise || is_quantised(expert[0].matrix.format) || is_quantised(expert[1].matrix.format);
+        quantise_down = quantise_down || is_quantised(expert[2].matrix.format);
+    }
     Carver shared(space.shared.as<uint8_t>());
     int32_t* starts = shared.take<int32_t>(count + 1);  // where each expert's rows begin
     int32_t* pair_of = shared.take<int32_t>(pairs);     // sorted row -> (token, choice)
@@ -131,7 +136,7 @@ inline void experts(const Worker& worker, const MilletOp& op, int64_t rows, cons
     int64_t begin, end;
     worker.share(pairs, begin, end);
     Carver first(rest), second(rest);
-    const Quantised q = quantise ? carve_quantised(first, pairs, width) : Quantised{};
+    const Quantised q = quantise ? carve_quantised(first, pairs, width, false) : Quantised{};
     for (int64_t r = begin; r < end; r++) {
         const float* from = op.in[0].data + pair_of[r] / chosen * op.in[0].stride;
         std::copy(from, from + width, x.data + r * width);
@@ -142,7 +147,7 @@ inline void experts(const Worker& worker, const MilletOp& op, int64_t rows, cons
     worker.barrier();
     expert_products(worker, op, 1, starts, x, q, up, c);
     worker.barrier();
-    const Quantised q_down = quantise_down ? carve_quantised(second, pairs, hidden) : Quantised{};
+    const Quantised q_down = quantise_down ? carve_quantised(second, pairs, hidden, false) : Quantised{};
     for (int64_t r = begin; r < end; r++) {
         float* row = gate.data + r * hidden;
         swiglu_row(row, up.data + r * hidden, hidden, row);

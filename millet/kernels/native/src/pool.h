@@ -11,7 +11,7 @@ public:
     explicit Team(int size) : size(size) {}
     const int size;
 
-    // Returns when all have come. Waiting is active for a few microseconds, then polite: cores may be shared.
+    // Returns when all have come.
     void barrier();
 
     // Hands out 0, 1, 2, ... to whoever asks; set back to 0 by `barrier`.
@@ -20,6 +20,7 @@ public:
 private:
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<int> round_{0};
+    alignas(64) std::atomic<int> sleepers_{0};
     alignas(64) std::atomic<int> counter_{0};
 };
 

@@ -22,50 +22,72 @@ constexpr int64_t BLOCK_BYTES = 24 << 10;  // of one block of rows
 constexpr int64_t CHAIN = 128;              // inputs of a float product before the next tile of rows takes its turn
 constexpr int64_t LONE_NUMBERS = 2048;      // inputs so few that every thread prepares its own copy: no barrier
 
-// Rows quantised to int8, each group of 32 by its own largest number.
+// Rows quantised to int8, each part of 32 numbers (or of 16, where it is to be fine) by its own largest number.
 struct Quantised {
     int8_t* q;       // [T, K]
-    float* scale;    // [T, K / 32]
-    int32_t* start;  // [T, K / 32]: -8 times the sum of the group's q, what a zero point of 8 adds
-    float* sum;      // [T, K / 32]: scale times the sum, what an offset of 1 adds
+    float* scale;    // [T, parts]
+    int32_t* start;  // [T, parts]: -8 times the sum of the part's q, what a zero point of 8 adds
+    float* sum;      // [T, parts]: scale times the sum, what an offset of 1 adds
+    bool fine;
 };
 
+constexpr int FINE = GROUP / 2;
+
 inline size_t quantised_bytes(int64_t rows, int64_t inputs) {
-    return lines(rows * inputs) + 3 * lines(rows * inputs / GROUP * 4);
+    return lines(rows * inputs) + 3 * lines(rows * inputs / FINE * 4);
 }
 
-inline Quantised carve_quantised(Carver& carver, int64_t rows, int64_t inputs) {
+inline Quantised carve_quantised(Carver& carver, int64_t rows, int64_t inputs, bool fine) {
+    const int64_t parts = rows * inputs / (fine ? FINE : GROUP);
     Quantised x;
     x.q = carver.take<int8_t>(rows * inputs);
-    x.scale = carver.take<float>(rows * inputs / GROUP);
-    x.start = carver.take<int32_t>(rows * inputs / GROUP);
-    x.sum = carver.take<float>(rows * inputs / GROUP);
+    x.scale = carver.take<float>(parts);
+    x.start = carver.take<int32_t>(parts);
+    x.sum = carver.take<float>(parts);
+    x.fine = fine;
     return x;
 }
 
-inline void quantise_row(const float* x, int64_t inputs, const Quantised& to, int64_t row) {
-    const int64_t groups = inputs / GROUP;
-    for (int64_t g = 0; g < groups; g++) {
-        const float* from = x + g * GROUP;
-        int8_t* q = to.q + row * inputs + g * GROUP;
+template <int PART>
+void quantise_parts(const float* x, int64_t inputs, const Quantised& to, int64_t row) {
+    const int64_t parts = inputs / PART;
+    for (int64_t g = 0; g < parts; g++) {
+        const float* from = x + g * PART;
+        int8_t* q = to.q + row * inputs + g * PART;
         vf most = zero();
-        for (int i = 0; i < GROUP; i += W) {
+        for (int i = 0; i < PART; i += W) {
             vf v = load(from + i);
             most = max(most, max(v, sub(zero(), v)));
         }
         const float magnitude = largest(most), inverse = magnitude > 0.0f ? 127.0f / magnitude : 0.0f;
-        for (int i = 0; i < GROUP; i += W) store_bytes(q + i, mul(load(from + i), all(inverse)));
+        for (int i = 0; i < PART; i += W) store_bytes(q + i, mul(load(from + i), all(inverse)));
         int sum = 0;
-        for (int i = 0; i < GROUP; i++) sum += q[i];
-        const int64_t at = row * groups + g;
+        for (int i = 0; i < PART; i++) sum += q[i];
+        const int64_t at = row * parts + g;
         to.scale[at] = magnitude / 127.0f;
         to.start[at] = -8 * sum;
         to.sum[at] = to.scale[at] * (float)sum;
     }
 }
 
-// M rows by SUBS * W outputs of one panel, from output `first` of the panel on. c is [M][PANEL].
-template <int FORMAT, int M, int SUBS>
+inline void quantise_row(const float* x, int64_t inputs, const Quantised& to, int64_t row) {
+    if (to.fine) quantise_parts<FINE>(x, inputs, to, row);
+    else quantise_parts<GROUP>(x, inputs, to, row);
+}
+
+// The integer sum of one part of a group, from quad `FROM` on.
+template <int FORMAT, int FROM, int COUNT>
+inline vf part_sum(const vb* w, const int8_t* q, int32_t start) {
+    vi dot;
+    if (FORMAT == MILLET_Q8) dot = dot8<COUNT>(w + FROM, q + 4 * FROM, times16(all_int(start)));
+    if (FORMAT == MILLET_Q4_0) dot = dot4<COUNT>(w + FROM, q + 4 * FROM, all_int(start));
+    if (FORMAT == MILLET_Q4_1) dot = dot4<COUNT>(w + FROM, q + 4 * FROM, all_int(0));
+    return to_float(dot);
+}
+
+// M rows by SUBS * W outputs of one panel, from output `first` of the panel on. c is [M][PANEL]. PARTS: of a group, each
+// with an activation scale of its own; 1, or 2 where x is fine.
+template <int FORMAT, int PARTS, int M, int SUBS>
 void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quantised& x, int64_t row, float* c) {
     const int64_t groups = inputs / GROUP;
     const uint16_t* scales = (const uint16_t*)(panel + scales_offset(FORMAT, inputs)) + first;
@@ -96,14 +118,19 @@ void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quant
             if (FORMAT == MILLET_Q4_1) offset = load_half(offsets + g * PANEL + s * W);
             MILLET_UNROLL
             for (int m = 0; m < M; m++) {
-                const int64_t at = (row + m) * groups + g;
+                const int64_t at = ((row + m) * groups + g) * PARTS;
                 const int8_t* q = x.q + (row + m) * inputs + g * GROUP;
-                vi dot;
-                if (FORMAT == MILLET_Q8) dot = dot8(w, q, times16(all_int(x.start[at])));
-                if (FORMAT == MILLET_Q4_0) dot = dot4(w, q, all_int(x.start[at]));
-                if (FORMAT == MILLET_Q4_1) dot = dot4(w, q, all_int(0));
-                acc[m][s] = fma(to_float(dot), mul(scale, all(x.scale[at])), acc[m][s]);
-                if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[at]), acc[m][s]);
+                if (PARTS == 1) {
+                    const vf sum = part_sum<FORMAT, 0, QUADS>(w, q, x.start[at]);
+                    acc[m][s] = fma(sum, mul(scale, all(x.scale[at])), acc[m][s]);
+                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[at]), acc[m][s]);
+                } else {
+                    const vf low = part_sum<FORMAT, 0, QUADS / 2>(w, q, x.start[at]);
+                    const vf high = part_sum<FORMAT, QUADS / 2, QUADS / 2>(w, q, x.start[at + 1]);
+                    const vf sum = fma(high, all(x.scale[at + 1]), mul(low, all(x.scale[at])));
+                    acc[m][s] = fma(sum, scale, acc[m][s]);
+                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[at] + x.sum[at + 1]), acc[m][s]);
+                }
             }
         }
     }
@@ -114,20 +141,25 @@ void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quant
 }
 
 // One panel over `rows` rows from `row` on, into c [rows][PANEL].
-template <int FORMAT, int M>
+template <int FORMAT, int PARTS, int M>
 void quantised_rows(const uint8_t* panel, int64_t inputs, const Quantised& x, int64_t row, int64_t rows, float* c) {
     constexpr int SUBS = PANEL / W;
     for (; rows >= M; row += M, rows -= M, c += M * PANEL) {
         if (M == 1) {
-            quantised_tile<FORMAT, M, SUBS>(panel, inputs, 0, x, row, c);
+            quantised_tile<FORMAT, PARTS, M, SUBS>(panel, inputs, 0, x, row, c);
         } else {
-            MILLET_UNROLL
-            for (int s = 0; s < SUBS; s++) quantised_tile<FORMAT, M, 1>(panel, inputs, s * W, x, row, c);
+            for (int s = 0; s < SUBS; s++) quantised_tile<FORMAT, PARTS, M, 1>(panel, inputs, s * W, x, row, c);
         }
     }
     if constexpr (M > 1) {
-        if (rows > 0) quantised_rows<FORMAT, M - 1>(panel, inputs, x, row, rows, c);
+        if (rows > 0) quantised_rows<FORMAT, PARTS, M - 1>(panel, inputs, x, row, rows, c);
     }
+}
+
+template <int FORMAT>
+void quantised_panel(const uint8_t* panel, int64_t inputs, const Quantised& x, int64_t row, int64_t rows, float* c) {
+    if (x.fine) quantised_rows<FORMAT, 2, GROUP_ROWS>(panel, inputs, x, row, rows, c);
+    else quantised_rows<FORMAT, 1, GROUP_ROWS>(panel, inputs, x, row, rows, c);
 }
 
 template <bool HALF>
@@ -214,9 +246,9 @@ inline void panel_range(
         for (int64_t p = first; p < last; p++) {
             const uint8_t* panel = matrix.data + p * size;
             switch (matrix.format) {
-                case MILLET_Q8: quantised_rows<MILLET_Q8, GROUP_ROWS>(panel, inputs, q, row, rows, c); break;
-                case MILLET_Q4_0: quantised_rows<MILLET_Q4_0, GROUP_ROWS>(panel, inputs, q, row, rows, c); break;
-                default: quantised_rows<MILLET_Q4_1, GROUP_ROWS>(panel, inputs, q, row, rows, c);
+                case MILLET_Q8: quantised_panel<MILLET_Q8>(panel, inputs, q, row, rows, c); break;
+                case MILLET_Q4_0: quantised_panel<MILLET_Q4_0>(panel, inputs, q, row, rows, c); break;
+                default: quantised_panel<MILLET_Q4_1>(panel, inputs, q, row, rows, c);
             }
             finish_panel(product, p, row, rows, c, PANEL);
         }
@@ -281,7 +313,7 @@ inline void products(const Worker& worker, const MilletOp& op, int64_t rows, con
         Carver shared(space.shared.as<uint8_t>());
         Carver& carver = alone ? local : shared;
         if (prepared) x = MilletRows{carver.take<float>(rows * inputs), inputs};
-        if (quantise) q = carve_quantised(carver, rows, inputs);
+        if (quantise) q = carve_quantised(carver, rows, inputs, op.n[6] != 0);
         int64_t begin = 0, end = rows;
         if (!alone) worker.share(rows, begin, end);
         make_ready(op, begin, end, inputs, quantise, x, q);

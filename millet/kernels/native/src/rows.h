@@ -72,15 +72,21 @@ inline void turn_row(int32_t position, const float* frequencies, int64_t pairs, 
 // (a, b) -> (a cos - b sin, b cos + a sin) for the pairs of one head.
 inline void rotate_head(const float* x, const float* turn, int64_t pairs, bool side_by_side, float* out) {
     const float *cosine = turn, *sine = turn + pairs;
+    int64_t i = 0;
     if (side_by_side) {
-        for (int64_t i = 0; i < pairs; i++) {
+        for (; i < pairs; i++) {
             const float a = x[2 * i], b = x[2 * i + 1];
             out[2 * i] = a * cosine[i] - b * sine[i];
             out[2 * i + 1] = b * cosine[i] + a * sine[i];
         }
         return;
     }
-    for (int64_t i = 0; i < pairs; i++) {
+    for (; i + W <= pairs; i += W) {
+        const vf a = load(x + i), b = load(x + pairs + i), c = load(cosine + i), s = load(sine + i);
+        store(out + i, sub(mul(a, c), mul(b, s)));
+        store(out + pairs + i, add(mul(b, c), mul(a, s)));
+    }
+    for (; i < pairs; i++) {
         const float a = x[i], b = x[pairs + i];
         out[i] = a * cosine[i] - b * sine[i];
         out[pairs + i] = b * cosine[i] + a * sine[i];

@@ -69,15 +69,17 @@ inline vb load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline vb low_nibbles(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline vb high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
 
-// start + the sum over a group of w * a, exactly: w unsigned bytes, a signed.
+// start + the sum over 4 Q inputs of w * a, exactly: w unsigned bytes, a signed.
+template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
     vi total = start;
     const int32_t* quads = (const int32_t*)a;
     MILLET_UNROLL
-    for (int i = 0; i < QUADS; i++) total = _mm512_dpbusd_epi32(total, w[i], _mm512_set1_epi32(quads[i]));
+    for (int i = 0; i < Q; i++) total = _mm512_dpbusd_epi32(total, w[i], _mm512_set1_epi32(quads[i]));
     return total;
 }
-inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4(w, a, start); }
+template <int Q>
+inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 inline vi all_int(int32_t x) { return _mm512_set1_epi32(x); }
 inline vi times16(vi x) { return _mm512_slli_epi32(x, 4); }
 
@@ -129,29 +131,33 @@ inline vi all_int(int32_t x) { return _mm256_set1_epi32(x); }
 inline vi times16(vi x) { return _mm256_slli_epi32(x, 4); }
 
 #if defined(__AVXVNNI__)
+template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
     vi total = start;
     const int32_t* quads = (const int32_t*)a;
     MILLET_UNROLL
-    for (int i = 0; i < QUADS; i++) total = _mm256_dpbusd_avx_epi32(total, w[i], _mm256_set1_epi32(quads[i]));
+    for (int i = 0; i < Q; i++) total = _mm256_dpbusd_avx_epi32(total, w[i], _mm256_set1_epi32(quads[i]));
     return total;
 }
-inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4(w, a, start); }
+template <int Q>
+inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 #else
 // Pairs of products fit 16 bits, and so does their sum over a whole group: 8 quads of 2 * 15 * 127 are 30,480.
+template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
     const int32_t* quads = (const int32_t*)a;
     vi pairs = _mm256_maddubs_epi16(w[0], _mm256_set1_epi32(quads[0]));
-    for (int i = 1; i < QUADS; i++)
+    for (int i = 1; i < Q; i++)
         pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[i], _mm256_set1_epi32(quads[i])));
     return _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), start);
 }
 // Eight-bit weights: |w| times a with w's sign; a pair is at most 2 * 128 * 127 = 32,512 and must be widened at once.
 // The zero point is taken off the weights here, so `start` has nothing to make up for.
+template <int Q>
 inline vi dot8(const vb* w, const int8_t* a, vi) {
     const int32_t* quads = (const int32_t*)a;
     vi sum = _mm256_setzero_si256();
-    for (int i = 0; i < QUADS; i++) {
+    for (int i = 0; i < Q; i++) {
         vb signed_w = _mm256_xor_si256(w[i], _mm256_set1_epi8((char)0x80));
         vi pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(signed_w), _mm256_sign_epi8(_mm256_set1_epi32(quads[i]), signed_w));
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -208,15 +214,17 @@ inline int8x16_t quad(const int8_t* a, int i) {
 }
 inline vi all_int(int32_t x) { return vdupq_n_s32(x); }
 inline vi times16(vi x) { return vshlq_n_s32(x, 4); }
+template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
     vi total = start;
     MILLET_UNROLL
-    for (int i = 0; i < QUADS; i++) total = vdotq_s32(total, vreinterpretq_s8_u8(w[i]), quad(a, i));
+    for (int i = 0; i < Q; i++) total = vdotq_s32(total, vreinterpretq_s8_u8(w[i]), quad(a, i));
     return total;
 }
+template <int Q>
 inline vi dot8(const vb* w, const int8_t* a, vi) {  // signed by signed: no zero point to make up for
     vi total = vdupq_n_s32(0);
-    for (int i = 0; i < QUADS; i++)
+    for (int i = 0; i < Q; i++)
         total = vdotq_s32(total, vreinterpretq_s8_u8(veorq_u8(w[i], vdupq_n_u8(0x80))), quad(a, i));
     return total;
 }
@@ -287,13 +295,15 @@ inline vi times16(vi x) {
     for (auto& l : x.l) l *= 16;
     return x;
 }
+template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
-    for (int q = 0; q < QUADS; q++)
+    for (int q = 0; q < Q; q++)
         for (int i = 0; i < W; i++)
             for (int j = 0; j < 4; j++) start.l[i] += (int)w[q].l[4 * i + j] * a[4 * q + j];
     return start;
 }
-inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4(w, a, start); }
+template <int Q>
+inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 
 #endif
 
