@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from millet.kernels.native import library
+
 
 def pytest_configure() -> None:
     """Ctrl-C reaches the programs that tests start, also where the tests themselves run in a shell's background."""
@@ -20,6 +22,27 @@ def seed() -> int:
     value = secrets.randbelow(2**31)
     print(f"seed = {value}")
     return value
+
+
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without the native kernels: PyTorch computes everything."""
+    monkeypatch.setattr(library, "_open", lambda: "switched off by a test")
+
+
+@pytest.fixture
+def with_native() -> None:
+    """Skips the test where there are no native kernels."""
+    if reason := library.why_not():
+        pytest.skip(f"no native kernels: {reason}")
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest) -> str:
+    """The test runs with the native kernels, and without them."""
+    way: str = request.param
+    request.getfixturevalue("with_native" if way == "native" else "without_native")
+    return way
 
 
 @pytest.fixture(scope="session")

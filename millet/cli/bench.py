@@ -79,6 +79,30 @@ def latent(
     screen.print(table)
 
 
+@app.command("speculation")
+def speculation(
+    model: ModelOption = DEFAULT_MODEL,
+    rounds: Annotated[int, typer.Option(help="Times to measure; medians are reported.", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What guessing ahead brings where a reply repeats its prompt, and costs where it does not."""
+    from millet.bench.speculation import bench_speculation
+
+    ensure(model)
+    screen, status = console(), console(stderr=True)
+    with status.status("starting") as spinner:
+        report = bench_speculation(model, rounds=rounds, say=spinner.update)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    table = _table(screen.is_terminal, "Text", "without", "with guesses", "ratio", "guesses accepted")
+    for kind in ("repeating", "free"):
+        found = report[kind]
+        speeds = (f"{found['tokens_per_second'][how]:.0f} tok/s" for how in ("off", "ngram"))
+        table.add_row(kind, *speeds, f"{found['ratio']:.2f}x", f"{found['accepted']:.0%}")
+    screen.print(table)
+
+
 def parse_peers(text: str | None) -> list[str] | None:
     """Names of known peers; None, for whichever are installed, if none were named. Raises BadRequest for one that is
     not known or not installed."""

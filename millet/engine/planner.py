@@ -154,7 +154,7 @@ class Plan:
 
 
 def plan(cost: Cost, context: int, roof: Roof, cpu: CPU, memory: Memory, kept: Precision | None = None) -> Plan:
-    """The way the engine would choose on this machine, and what to expect of it. `kept` where the weights' file decides."""
+    """The way the engine would choose on this machine, and what to expect of it; `kept` where the file decides that."""
     if kept is None:
         dtype = choose_dtype(roof.device, 4 * cost.parameters + RUNTIME_BYTES, cpu, memory)
         on_native = roof.device == "cpu" and dtype == "float32" and roof.int8 is not None

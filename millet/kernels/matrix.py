@@ -51,6 +51,8 @@ class Matrix:
     @classmethod
     def pack(cls, weight_FK: Tensor, format: Format = Format.F32) -> Matrix:
         """From values of any floating type; the quantised formats round them (like GGUF's Q8_0 and Q4_0)."""
+        if format is Format.Q4_1:
+            raise ValueError("4 bits with an offset come from a file only; Q4_0 is what fp32 is rounded to")
         weight_FK = weight_FK.detach().float()
         weight_FK = weight_FK if weight_FK.stride(1) == 1 else weight_FK.contiguous()
         matrix = cls(format, *weight_FK.shape)

@@ -14,6 +14,9 @@ from torch import Tensor
 from millet.errors import BadRequest, PromptTooLong
 from millet.kernels.attention import PackedAttention
 from millet.kernels.eager import Eager, EagerAttention, Native, target_logprobs
+from millet.kernels.linear import LinearGroup
+from millet.kernels.matrix import Matrix
+from millet.kernels.native.abi import Format
 from millet.kernels.native.library import library
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import save
@@ -99,12 +102,19 @@ class Model:
         """Write a Hugging Face directory, all of it or nothing; see `checkpoint.save`."""
         with self.layout:
             packed = self.network.packed
+            kept = self._quantised_matrices()  # for afterwards: the way back from plain weights would be in fp32
             self.network.unpack()
             try:
                 save(self, directory, max_shard_bytes)
             finally:
+                for group, index, matrix in kept:
+                    group.adopt(index, matrix)
                 if packed:
                     self.network.pack()
+
+    def _quantised_matrices(self) -> list[tuple[LinearGroup, int, Matrix]]:
+        packed = [(group, i, group.packed_at(i)) for group in self.network.groups() for i in range(len(group.names))]
+        return [(group, i, m) for group, i, m in packed if m is not None and m.format is not Format.F32]
 
     def _logprobs(self, hidden_TD: Tensor, targets_T: Tensor, eager: Eager | None) -> Iterator[Tensor]:
         rows = len(hidden_TD) if hidden_TD.requires_grad else max(1, LOGITS // self.config.vocab_size)

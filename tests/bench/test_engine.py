@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from millet.bench import engine as module
-from millet.bench.engine import Phase, bench_engine, best, compete, phases, report
-from millet.engine.planner import BATCHES, Cost, Step
-from millet.errors import MilletError
+from millet.bench.course import Phase, large_phases, phases
+from millet.bench.engine import bench_engine, bench_shape, best_roof, compete, entrants
+from millet.bench.report import report
+from millet.engine.planner import BATCHES, Cost
+from millet.errors import BadRequest, MilletError
 from millet.kernels.roof import Roof
 from millet.models.config import ModelConfig
 from tests.models.files import toy, write_directory
@@ -23,14 +26,18 @@ HF = {
     "num_attention_heads": 4,
     "max_position_embeddings": 512,
 }
+COST = Cost.of(ModelConfig.from_hf(HF))
+READ = COST.parameters - COST.unread  # weights that a token reads
 ROOF = Roof(read=20.0, fp32=100.0, bf16=None, dispatch=1e-6, device="cpu", threads=2)
 
 
 class Fake:
     """Takes `prefill` seconds for each prompt token and `step` for each step of decode; writes what it is told."""
 
-    def __init__(self, name: str, log: list[tuple[str, dict[str, Any]]], prefill: float, step: float) -> None:
-        self.name, self.log, self.prefill, self.step = name, log, prefill, step
+    def __init__(
+        self, name: str, log: list[tuple[str, dict[str, Any]]], prefill: float, step: float, itemsize: int = 4
+    ) -> None:
+        self.name, self.log, self.prefill, self.step, self.itemsize = name, log, prefill, step, itemsize
         self.peak = 1000
 
     def call(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -38,9 +45,11 @@ class Fake:
         self.peak += 10
         answer: dict[str, Any] = {"seconds": 3.0 if self.name == "millet" else 30.0, "peak_bytes": self.peak}
         if do == "start":
-            return answer | {"threads": 2, "versions": {self.name: "1"}, "bare_bytes": 500}
+            return answer | {"versions": {self.name: "1"}, "bare_bytes": 500}
         if do == "load":
-            return answer | {"path": "/where/it/is", "config": HF}
+            weights = self.itemsize * READ
+            told = {"path": "/where/it/is", "config": HF, "prompts": [[1, 2]], "weight_bytes": weights, "threads": 2}
+            return answer | told | {"cache_itemsize": self.itemsize}
         prompts, new = arguments["prompts"], arguments["new_tokens"]
         seconds = self.prefill * sum(map(len, prompts)) + self.step * (new - 1)
         tokens = [[sum(prompt) % 50] * new for prompt in prompts]
@@ -53,8 +62,8 @@ COURSE = [Phase("prefill_8", 1, 8, 1), Phase("decode_1", 1, 4, 5), Phase("decode
 def run(rounds: int = 2) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
     log: list[tuple[str, dict[str, Any]]] = []
     workers = {"millet": Fake("millet", log, 0.01, 0.1), "other": Fake("other", log, 0.04, 0.3)}
-    config, tallies = compete(workers, "a-name", COURSE, rounds=rounds)
-    return log, report(tallies, config, ROOF, COURSE, rounds)
+    config, _, tallies = compete(workers, "a-name", COURSE, rounds=rounds)
+    return log, report(tallies, config, ROOF, COURSE, rounds) | {"fidelity": {}}
 
 
 def test_contenders_take_turns_and_get_the_same_prompts_once_each() -> None:
@@ -81,6 +90,12 @@ def test_decode_speed_leaves_the_prefill_out() -> None:
     assert result["phases"]["decode_3"]["tokens_per_second"] == pytest.approx({"millet": 30, "other": 10})
 
 
+def test_a_disturbed_call_does_not_make_decode_look_fast() -> None:
+    """In the second round the short call was held up until it took as long as the long one."""
+    assert COURSE[1].seconds([[1.1, 0.1], [1.2, 1.2], [1.3, 0.1]]) == pytest.approx(1.1)
+    assert COURSE[0].seconds([[0.4], [9.0], [0.5]]) == 0.5
+
+
 def test_ratios_are_above_one_where_millet_is_ahead() -> None:
     _, result = run()
     assert result["load"]["ratio"] == {"other": 10.0}
@@ -88,16 +103,59 @@ def test_ratios_are_above_one_where_millet_is_ahead() -> None:
     assert result["phases"]["decode_3"]["ratio"] == pytest.approx({"other": 3})
 
 
-def test_shares_of_the_roof_and_prediction_follow_the_planner() -> None:
+def by_hand(rows: int, batch: int, context: int, itemsize: int) -> float:
+    """Seconds of a step on ROOF: bytes at 20 GB/s or operations at 100 GFLOP/s, whichever takes longer."""
+    reading = itemsize * (READ + batch * context * COST.cached) / 20e9
+    head = HF["vocab_size"] * HF["hidden_size"]
+    seen = context * COST.attention
+    return max(reading, 2 * (rows * (READ - head + seen) + batch * head) / 100e9)
+
+
+def test_shares_of_the_roof_follow_the_bytes_that_each_contender_reads() -> None:
+    log: list[tuple[str, dict[str, Any]]] = []
+    workers = {"millet": Fake("millet", log, 0.01, 0.1), "other": Fake("other", log, 0.04, 0.3, itemsize=1)}
+    config, _, tallies = compete(workers, "a-name", COURSE, rounds=1)
+    result = report(tallies, config, ROOF, COURSE, 1)
+    share = result["phases"]["decode_1"]["roof_share"]
+    assert share["millet"] == pytest.approx(by_hand(1, 1, 4 + 5 // 2, 4) / 0.1)
+    assert share["other"] == pytest.approx(by_hand(1, 1, 4 + 5 // 2, 1) / 0.3)
+    prefill = result["phases"]["prefill_8"]["roof_share"]
+    assert prefill["millet"] == pytest.approx(by_hand(8, 1, 4, 4) / 0.08)
+    assert result["weight_bytes"] == {"millet": 4 * READ, "other": READ}
+
+
+def test_predictions_are_the_planners_and_of_millet_only() -> None:
     _, result = run()
-    cost = Cost.of(ModelConfig.from_hf(HF))
-    step = Step(rows=3, batch=3, context=4 + 5 // 2)
-    decode = result["phases"]["decode_3"]
-    assert decode["roof_share"]["millet"] == pytest.approx(step.roof_seconds(cost, ROOF, 4) / 0.1)
-    assert decode["roof_share"]["other"] == pytest.approx(step.roof_seconds(cost, ROOF, 4) / 0.3)
-    assert decode["predicted"] == pytest.approx(3 / step.predicted_seconds(cost, ROOF, 4))
-    prefill = Step(rows=8, batch=1, context=4)
-    assert result["phases"]["prefill_8"]["predicted"] == pytest.approx(8 / prefill.predicted_seconds(cost, ROOF, 4))
+    phase = COURSE[2]
+    expected = 3 / phase.step.predicted_seconds(COST, ROOF, 4)
+    assert result["phases"]["decode_3"]["predicted"] == pytest.approx({"millet": expected})
+
+
+def test_weights_that_are_no_plain_numbers_have_no_prediction() -> None:
+    config, _, tallies = compete({"millet": Fake("millet", [], 0.01, 0.1, itemsize=1)}, "a-name", COURSE, rounds=1)
+    assert report(tallies, config, ROOF, COURSE, 1)["phases"]["decode_3"]["predicted"] == {}
+
+
+def test_the_best_of_a_peers_contenders_counts_and_each_peer_has_its_rival() -> None:
+    """transformers is held against Millet in fp32, llama.cpp against Millet as it comes."""
+    log: list[tuple[str, dict[str, Any]]] = []
+    speeds = {
+        "millet": (0.01, 0.1),
+        "millet:fp32": (0.02, 0.2),
+        "transformers": (0.06, 0.4),
+        "llama.cpp:Q4_0": (0.03, 0.3),
+        "llama.cpp:F16": (0.02, 0.6),
+    }
+    workers = {name: Fake(name, log, *speed) for name, speed in speeds.items()}
+    config, _, tallies = compete(workers, "a-name", COURSE, rounds=1)
+    result = report(tallies, config, ROOF, COURSE, 1)
+    assert result["rivals"] == {"transformers": "millet:fp32", "llama.cpp": "millet"}
+    prefill, decode = result["phases"]["prefill_8"], result["phases"]["decode_1"]
+    assert prefill["best"] == {"transformers": "transformers", "llama.cpp": "llama.cpp:F16"}
+    assert prefill["ratio"] == pytest.approx({"transformers": 3, "llama.cpp": 2})
+    assert decode["best"]["llama.cpp"] == "llama.cpp:Q4_0"
+    assert decode["ratio"] == pytest.approx({"transformers": 2, "llama.cpp": 3})
+    assert result["same_tokens"] == {"transformers": 1.0}
 
 
 def test_memory_is_that_of_the_first_round_by_phase() -> None:
@@ -106,8 +164,7 @@ def test_memory_is_that_of_the_first_round_by_phase() -> None:
     # start 1010, load 1020, warm-up 1030, then one call for the prefill and two for each decode phase.
     assert memory["peak_bytes_by_phase"] == {"load": 1020, "prefill_8": 1040, "decode_1": 1050, "decode_3": 1070}
     assert memory["peak_bytes"] == 1070
-    weights = result["weights_bytes"]
-    assert memory["above_torch_to_weights"] == pytest.approx((1070 - 500) / weights)
+    assert memory["above_bare_to_weights"] == pytest.approx((1070 - 500) / (4 * READ))
 
 
 def test_agreement_counts_prompts_with_the_very_same_tokens() -> None:
@@ -123,12 +180,13 @@ def test_the_report_is_json() -> None:
 def test_the_course_is_what_is_promised() -> None:
     names = [phase.name for phase in phases()]
     assert names == ["prefill_128", "prefill_512", *(f"decode_{batch}" for batch in BATCHES)]
-    assert [phase.tokens for phase in phases(33)] == [128, 512, 32, 8 * 32, 32 * 32]
+    assert [phase.tokens for phase in phases()] == [128, 512, 32, 8 * 32, 32 * 32]
+    assert [phase.name for phase in large_phases()] == ["prefill_512", "decode_1"]
 
 
 def test_the_best_roof_is_the_least_disturbed() -> None:
     other = Roof(read=10.0, fp32=120.0, bf16=7.0, dispatch=5e-6, device="cpu", threads=2)
-    assert best(ROOF, other) == Roof(read=20.0, fp32=120.0, bf16=7.0, dispatch=1e-6, device="cpu", threads=2)
+    assert best_roof(ROOF, other) == Roof(read=20.0, fp32=120.0, bf16=7.0, dispatch=1e-6, device="cpu", threads=2)
 
 
 def test_a_toy_model_in_real_processes(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +197,14 @@ def test_a_toy_model_in_real_processes(tmp_path: Path, seed: int, monkeypatch: p
     said: list[str] = []
     result = bench_engine(str(tmp_path), ["transformers"], rounds=1, threads=1, say=said.append)
     assert result["same_tokens"]["transformers"] >= 0.7  # random weights: a near tie may fall either way
-    assert result["threads"] == {"millet": 1, "transformers": 1}
+    assert result["threads"] == {"millet": 1, "millet:fp32": 1, "transformers": 1}
+    assert result["fidelity"]["transformers"]["mean_kl"] < 1e-6
+    assert result["fidelity"]["transformers"]["top1_agreement"] > 0.9
+    number = AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters()
+    assert result["weight_bytes"]["millet:fp32"] == result["weight_bytes"]["transformers"] < 4 * number
     assert set(result["versions"]) == {"python", "torch", "millet", "transformers"}
     assert result["load"]["ratio"]["transformers"] > 0
-    assert said[-1] == "round 1 of 1: decode_3, transformers"
+    assert said[-2:] == ["round 1 of 1: decode_3, transformers", "comparing distributions"]
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +213,33 @@ def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: 
     with pytest.raises(MilletError, match="the benchmark of millet failed at load: ") as error:
         bench_engine(str(tmp_path), [], rounds=1, threads=1)
     assert "\n" not in str(error.value)
+
+
+def test_llama_cpp_runs_gguf_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadRequest, match=r"llama\.cpp runs only those"):
+        entrants(str(tmp_path), ["llama.cpp"])
+    monkeypatch.setattr(module, "installed", lambda: ["transformers", "llama.cpp"])
+    assert list(entrants(str(tmp_path), None)) == ["millet", "millet:fp32", "transformers"]
+
+
+def test_each_quantisation_of_llama_cpp_is_a_contender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.gguf"
+    path.touch()
+    monkeypatch.setattr(module, "kind_of", lambda path: "Q8_0")
+    monkeypatch.setattr(module, "quantised", lambda path, kind: path if kind == "Q8_0" else Path(f"made.{kind}"))
+    files = entrants(str(path), ["llama.cpp"])
+    assert list(files)[:2] == ["millet", "millet:fp32"]
+    assert {name: str(file) for name, file in list(files.items())[2:]} == {
+        "llama.cpp:Q8_0": str(path),
+        "llama.cpp:Q4_1": "made.Q4_1",
+        "llama.cpp:Q4_0": "made.Q4_0",
+        "llama.cpp:F16": "made.F16",
+    }
+
+
+def test_a_shape_has_no_other_peer_than_llama_cpp() -> None:
+    with pytest.raises(BadRequest, match="leave out transformers"):
+        bench_shape("r1-distill-qwen-1.5b", ["llama.cpp", "transformers"])
+    with pytest.raises(BadRequest, match=r"no shape is called 'x'; there are r1-distill-qwen-1\.5b"):
+        bench_shape("x")

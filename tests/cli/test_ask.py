@@ -24,7 +24,7 @@ THOUGHT = "<think>\nLet me see.\n</think>\n\n"
 @pytest.fixture
 def assistant(monkeypatch):
     assistant = FakeAssistant()
-    monkeypatch.setattr(ask_module, "open_assistant", lambda name, view: assistant)
+    monkeypatch.setattr(ask_module, "open_assistant", lambda name, view, quantize=None: assistant)
     return assistant
 
 
@@ -172,7 +172,7 @@ def test_with_the_default_model(smollm2_path):
     conversation = Conversation()
     conversation.ask("What is the capital of France?")
     options = reply_options("off", 24, 0.0, None, 0)
-    answer = answer_once(str(smollm2_path), conversation, options, SilentView())
+    answer = answer_once(str(smollm2_path), conversation, options, SilentView(), quantize="off")
     assert "Paris" in answer.content
     assert (answer.reasoning, answer.finish_reason) == ("", "stop")
     assert answer.usage["completion_tokens"] > answer.usage["reasoning_tokens"] == 0
@@ -183,7 +183,7 @@ PROGRAM = """
 import sys, typer
 from millet.cli import ask
 from tests.cli.fakes import FakeAssistant
-ask.open_assistant = lambda name, view: FakeAssistant(("Hm.", "word " * 500), pace=0.01)
+ask.open_assistant = lambda name, view, quantize=None: FakeAssistant(("Hm.", "word " * 500), pace=0.01)
 sys.argv = ["ask", "q"]
 typer.run(ask.ask)
 """

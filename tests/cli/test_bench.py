@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from typing import Any
 
@@ -6,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from millet.bench import engine as bench
-from millet.cli import bench as module
+from millet.bench import peers
 from millet.cli.bench import app, parse_peers
 from millet.errors import BadRequest
 from tests.bench.test_engine import run as run_fakes
@@ -20,9 +19,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[st
     def fake(model: str, peers: list[str], **options: Any) -> dict[str, Any]:
         made.append((model, peers, options))
         options["say"]("loading: millet")
-        return {"model": model} | run_fakes()[1]
+        return {"model": model} | run_fakes()[1] | {"fidelity": {"other": {"mean_kl": 0.0123, "top1_agreement": 0.5}}}
 
     monkeypatch.setattr(bench, "bench_engine", fake)
+    monkeypatch.setattr(bench, "bench_shape", fake)
     return made
 
 
@@ -38,22 +38,29 @@ def test_json_is_one_object_and_nothing_else(calls: list[Any], tmp_path: Any) ->
     assert (model, peers, options["rounds"], options["threads"]) == (str(tmp_path), [], 2, 1)
 
 
-def test_the_table_has_a_line_for_each_phase_and_contender(calls: list[Any], tmp_path: Any) -> None:
-    lines = invoke("--model", str(tmp_path), "--peers", "none").stdout.splitlines()
-    (decode,) = (line for line in lines if line.startswith("decode_3"))
-    assert decode.split()[1:5] == ["30.0", "tok/s", "10.0", "tok/s"]
-    assert "3.00x" in decode
-    assert any(line.startswith("load") and "10.00x" in line for line in lines)
-    assert [line.split()[0] for line in lines if " MB" in line] == ["millet", "other"]
+def test_the_tables_have_a_line_for_each_contender_and_ratio(calls: list[Any], tmp_path: Any) -> None:
+    lines = [line.split() for line in invoke("--model", str(tmp_path), "--peers", "none").stdout.splitlines()]
+    speeds = next(i for i, line in enumerate(lines) if line[:1] == ["Tokens/s"])
+    assert lines[speeds] == ["Tokens/s", "load", "prefill_8", "decode_1", "decode_3"]
+    assert lines[speeds + 1] == ["millet", "3.00", "s", "100.0", "10.0", "30.0"]
+    assert lines[speeds + 2] == ["other", "30.00", "s", "25.0", "3.3", "10.0"]
+    assert lines[speeds + 3] == ["millet", "to", "other", "10.00x", "4.00x", "3.00x", "3.00x"]
+    assert [line[0] for line in lines if "MB" in line] == ["millet", "other"]
+    assert ["other", "0.012", "50.0%"] in lines
+
+
+def test_a_shape_is_measured_instead_of_a_model(calls: list[Any]) -> None:
+    result = invoke("--shape", "a-shape", "--peers", "none", "--json")
+    assert json.loads(result.stdout)["model"] == "a-shape"
+    assert calls[0][:2] == ("a-shape", [])
 
 
 def test_peers_are_those_installed_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_peers(None) is None
     assert parse_peers("none") == []
-    assert parse_peers("transformers") == ["transformers"]
-    with pytest.raises(BadRequest, match="no peer is called 'vllm'"):
+    assert parse_peers("transformers, transformers") == ["transformers"]
+    with pytest.raises(BadRequest, match=r"no peer is called 'vllm'; there are transformers, llama\.cpp, or none"):
         parse_peers("transformers,vllm")
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert parse_peers(None) == []
-    with pytest.raises(BadRequest, match="transformers is not installed"):
-        parse_peers("transformers")
-    assert importlib.util.find_spec("transformers"), "the real one is there"
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    with pytest.raises(BadRequest, match=r"llama-cpp-python is not installed; .* leave llama\.cpp out of --peers"):
+        parse_peers("llama.cpp")

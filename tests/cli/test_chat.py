@@ -169,7 +169,7 @@ class TestCommands:
         assert all(command in printed for command in COMMANDS)
 
     def test_every_listed_command_exists(self, talk, monkeypatch):
-        monkeypatch.setattr(chat_module, "open_assistant", lambda name, view: FakeAssistant())
+        monkeypatch.setattr(chat_module, "open_assistant", lambda name, view, quantize=None: FakeAssistant())
         for command in COMMANDS:
             assert "there is no command" not in talk(command)
 
@@ -210,7 +210,7 @@ class TestCommands:
 
     def test_model_switches_and_keeps_the_conversation(self, talk, assistant, monkeypatch):
         other = FakeAssistant(name="other")
-        monkeypatch.setattr(chat_module, "open_assistant", lambda name, view: other)
+        monkeypatch.setattr(chat_module, "open_assistant", lambda name, view, quantize=None: other)
         assert "model: other" in talk("a", "/model other", "b")
         assert assistant.closed
         assert [message["content"] for message in other.calls[0][0]] == ["a", "It is **4**.", "b"]
@@ -268,7 +268,7 @@ from millet.cli import chat
 from tests.cli.fakes import FakeAssistant
 long = "# Title\\n\\n" + " ".join(f"word{n}" for n in range(400))
 assistant = FakeAssistant(("Two and two.", "It is **4**."), ("Hm.", long), ("", "The end" + " ." * 20), pace=0.01)
-chat.open_assistant = chat.answer_once.__globals__["open_assistant"] = lambda name, view: assistant
+chat.open_assistant = chat.answer_once.__globals__["open_assistant"] = lambda name, view, quantize=None: assistant
 chat.chat()
 """
 

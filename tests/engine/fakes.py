@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from millet.engine.forward import TorchForward
 from millet.engine.sampler import sample
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
@@ -88,8 +89,8 @@ class PerfectMTP:
         return self.network.head(hidden_ND)
 
 
-def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
-    return PagedCache(
+def fake_forward(network: FakeNetwork, num_blocks: int, block_size: int) -> TorchForward:
+    cache = PagedCache(
         layers=2,
         kv_heads=1,
         key_width=1,
@@ -98,6 +99,7 @@ def fake_cache(num_blocks: int, block_size: int) -> PagedCache:
         num_blocks=num_blocks,
         block_size=block_size,
     )
+    return TorchForward(network, cache)
 
 
 @dataclass
@@ -129,3 +131,5 @@ class FakeModel:
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     layout: Any = field(default_factory=threading.RLock)
+    native: bool = False
+    cache_dtype: torch.dtype = torch.float32

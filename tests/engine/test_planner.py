@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from millet.engine import planner
-from millet.engine.planner import Cost, Step, cache_tokens, plan, plan_cache
+from millet.engine.planner import Cost, Precision, Step, cache_tokens, plan, plan_cache
 from millet.errors import OutOfMemory
 from millet.kernels.attention import PackedAttention
 from millet.kernels.cpu import CPU, Memory
@@ -17,7 +17,7 @@ from millet.models.config import ModelConfig
 from millet.models.network import build
 
 GB = 10**9
-ROOF = Roof(read=20.0, fp32=100.0, bf16=200.0, dispatch=1e-6, device="cpu", threads=2)
+ROOF = Roof(read=20.0, fp32=100.0, bf16=200.0, int8=400.0, dispatch=1e-6, device="cpu", threads=2)
 AVX2 = CPU("a processor", "x86_64", ("avx2",), 2, 2)
 ZEN4 = CPU("a processor", "x86_64", ("avx2", "avx512_bf16"), 2, 2)
 
@@ -112,14 +112,33 @@ def test_experts_are_read_as_often_as_rows_choose_them(seed: int) -> None:
     assert cost.read(5) == pytest.approx(everything - 2 * (12 - touched) * expert, rel=0.01)
 
 
-def test_a_step_takes_reading_and_arithmetic_and_dispatch() -> None:
+def test_a_step_in_pytorch_takes_reading_and_arithmetic_and_dispatch() -> None:
     cost = Cost(parameters=1_000_000, layers=10, head=200_000, cached=100, attention=50)
     step = Step(rows=8, batch=8, context=40)
     reading = 4 * (1_000_000 + 8 * 40 * 100) / 20e9
     arithmetic = 2 * 8 * (1_000_000 + 40 * 50) / 100e9
-    assert step.roof_seconds(cost, ROOF, 4) == pytest.approx(max(reading, arithmetic))
+    plain = Precision.plain(4)
+    assert step.roof_seconds(cost, ROOF, plain) == pytest.approx(max(reading, arithmetic))
     dispatch = 10 * planner.OPERATIONS_PER_LAYER * 1e-6
-    assert step.predicted_seconds(cost, ROOF, 4) == pytest.approx(reading + arithmetic + dispatch)
+    assert step.predicted_seconds(cost, ROOF, plain) == pytest.approx(reading + arithmetic + dispatch)
+    halves = Precision.plain(2)
+    assert step.roof_seconds(cost, ROOF, halves) == pytest.approx(
+        max(reading / 2, 2 * 8 * 1_000_000 / 200e9 + 2 * 8 * 40 * 50 / 100e9)
+    )
+
+
+def test_a_step_on_the_native_kernels_reads_while_it_multiplies() -> None:
+    cost = Cost(parameters=1_000_000, layers=10, head=200_000, cached=100, attention=50)
+    layers = 10 * planner.NATIVE_LAYER_SECONDS
+    kept = Precision(weight=0.6, cache=2, native=True, integers=True)
+    for rows in (1, 8, 100):
+        step = Step(rows=rows, batch=rows, context=40)
+        reading = (0.6 * 1_000_000 + 2 * rows * 40 * 100) / 20e9
+        arithmetic = 2 * rows * (1_000_000 / 400e9 + 40 * 50 / 100e9)  # attention stays in floats
+        assert step.roof_seconds(cost, ROOF, kept) == pytest.approx(max(reading, arithmetic))
+        assert step.predicted_seconds(cost, ROOF, kept) == pytest.approx(max(reading, arithmetic) + layers)
+    halves = Step(8, 8, 0).roof_seconds(cost, ROOF, Precision.plain(2, native=True))
+    assert halves == pytest.approx(2 * 8 * 1_000_000 / 100e9), "the native kernels multiply halves in fp32"
 
 
 def test_prefill_multiplies_the_head_for_one_row_only() -> None:
@@ -157,20 +176,34 @@ def test_plan_of_a_model_that_fits() -> None:
     cost = Cost(parameters=134_515_008, layers=30, head=28_311_552, cached=11_520, attention=34_560)
     it = plan(cost, 8192, ROOF, AVX2, Memory(8 * GB, 6 * GB))
     assert it.fits
-    assert it.dtype == "float32"
+    assert (it.kept, it.path) == ("float32", "float32, native kernels")
     assert it.weights == 538_060_032
     assert it.cache_tokens == 16_384
     assert it.decode[1] < it.decode[8] < it.decode[32] < it.prefill * 2
     assert 15 < it.decode[1] < 20e9 / it.weights  # never above what the bandwidth allows
+    without = plan(cost, 8192, replace(ROOF, int8=None), AVX2, Memory(8 * GB, 6 * GB))
+    assert "native" not in without.path
+    assert 15 < without.decode[1] < it.decode[1]
+
+
+def test_plan_of_a_quantised_file() -> None:
+    cost = Cost(parameters=134_515_008, layers=30, head=28_311_552, cached=11_520, attention=34_560)
+    kept = Precision(weight=0.625, cache=2, native=True, integers=True)
+    it = plan(cost, 8192, ROOF, AVX2, Memory(8 * GB, 6 * GB), kept)
+    assert (it.kept, it.path) == ("5.0 bits a weight", "5.0 bits a weight, native kernels")
+    assert it.weights == 134_515_008 * 5 // 8
+    assert it.needed == it.weights + planner.RUNTIME_BYTES + 2 * 11_520 * planner.MIN_CACHE
+    fp32 = plan(cost, 8192, ROOF, AVX2, Memory(8 * GB, 6 * GB))
+    assert all(it.decode[batch] > 2 * fp32.decode[batch] for batch in (1, 8))
 
 
 def test_bf16_is_planned_only_where_it_is_native_and_fp32_does_not_fit() -> None:
     cost = Cost(parameters=1_500_000_000)
-    assert plan(cost, 4096, ROOF, ZEN4, Memory(16 * GB, 16 * GB)).dtype == "float32"
+    assert plan(cost, 4096, ROOF, ZEN4, Memory(16 * GB, 16 * GB)).kept == "float32"
     small = Memory(8 * GB, 5 * GB)
     native, emulated = plan(cost, 4096, ROOF, ZEN4, small), plan(cost, 4096, ROOF, AVX2, small)
-    assert (native.dtype, native.fits) == ("bfloat16", True)
-    assert (emulated.dtype, emulated.fits) == ("float32", False)
+    assert (native.kept, native.fits) == ("16-bit floats", True)
+    assert (emulated.kept, emulated.fits) == ("float32", False)
     assert native.cache_tokens is None  # its cache is not known yet
     both = replace(ROOF, bf16=None)
     assert plan(cost, 4096, both, AVX2, small).path.startswith("float32")

@@ -4,11 +4,13 @@ from collections import Counter
 import pytest
 import torch
 
-from millet.engine.sampler import CANDIDATES, sample, uniform
+from millet.engine.sampler import CANDIDATES, sample, score, uniform
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
 
 V = 1000
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def sequence(prompt=(1, 2, 3), index=0, **kwargs) -> Sequence:
@@ -55,6 +57,7 @@ def truncated_reference(logits_V, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
         {"min_p": 0.1},
         {"top_k": 20, "top_p": 0.7, "min_p": 0.02, "temperature": 1.3},
         {"top_k": CANDIDATES + 100},
+        {"top_k": CANDIDATES + 100, "top_p": 0.5, "temperature": 2.0},
         {"top_p": 0.99},
         {"min_p": 1e-7},
     ],
@@ -122,15 +125,18 @@ def test_a_hook_mask_is_never_escaped(seed):
 
 def test_logprobs_are_the_models_own(seed):
     torch.manual_seed(seed)
-    logits_NV = torch.randn(2, V)
+    logits_NV = torch.randn(3, V)
     rows = [
         sequence(temperature=0.3, top_k=2, logprobs=True, seed=seed, logit_bias={9: 50.0}),
+        sequence(temperature=0.0, logprobs=True),
         sequence(temperature=0.0),
     ]
     result = sample(logits_NV, rows)
     assert result.token_ids[0] == 9
-    expected = logits_NV.log_softmax(-1)[torch.arange(2), torch.tensor(result.token_ids)]
-    assert result.logprobs == pytest.approx(expected.tolist())
+    expected = logits_NV.log_softmax(-1)[torch.arange(3), torch.tensor(result.token_ids)]
+    assert result.logprobs is not None
+    assert result.logprobs[:2] == pytest.approx(expected[:2].tolist())  # nobody asked for the third
+    assert score(logits_NV, [5, 9, 0]) == pytest.approx(logits_NV.log_softmax(-1)[torch.arange(3), [5, 9, 0]].tolist())
 
 
 def test_uniform_is_uniform_and_fixed():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from millet.engine.runner import Runner
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
-from tests.engine.fakes import VOCAB, FakeNetwork, fake_cache
+from tests.engine.fakes import VOCAB, FakeNetwork, fake_forward
 
 
 def check_blocks(runner: Runner) -> None:
@@ -82,8 +82,7 @@ class HalfRight:
 def test_everyone_finishes_with_their_own_text(workload, seed):
     network = FakeNetwork(seed, mtp=workload["speculation"] == "mtp")
     runner = Runner(
-        network,
-        fake_cache(workload["num_blocks"], workload["block_size"]),
+        fake_forward(network, workload["num_blocks"], workload["block_size"]),
         max_batch=workload["max_batch"],
         chunk=workload["chunk"],
         speculation=workload["speculation"],
@@ -146,7 +145,7 @@ def run_all(runner: Runner) -> None:
 def test_preemption_happens_and_changes_nothing(seed):
     rng = random.Random(seed)
     network = FakeNetwork(seed)
-    runner = Runner(network, fake_cache(8, 4), max_batch=8, chunk=8, speculation="off")
+    runner = Runner(fake_forward(network, 8, 4), max_batch=8, chunk=8, speculation="off")
     sampling = Sampling(temperature=1.0, seed=seed, max_tokens=16)
     sequences = [Sequence([rng.randrange(VOCAB) for _ in range(6)], sampling, max_length=22) for _ in range(5)]
     for sequence in sequences:
@@ -160,7 +159,7 @@ def test_preemption_happens_and_changes_nothing(seed):
 
 def test_samples_share_one_prompt(seed):
     network = FakeNetwork(seed)
-    runner = Runner(network, fake_cache(64, 4), max_batch=8, chunk=64, speculation="off")
+    runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=64, speculation="off")
     prompt = list(range(18))
     samples = [Sequence(prompt, Sampling(n=4, max_tokens=2), index=i, max_length=20) for i in range(4)]
     samples[0].siblings = samples[1:]
@@ -171,7 +170,7 @@ def test_samples_share_one_prompt(seed):
 
 def test_long_prompt_does_not_stall_replies(seed):
     network = FakeNetwork(seed)
-    runner = Runner(network, fake_cache(64, 4), max_batch=8, chunk=8, speculation="off")
+    runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=8, speculation="off")
     talking = Sequence([1, 2, 3], Sampling(max_tokens=30), max_length=33)
     runner.scheduler.add(talking)
     runner.step()
@@ -185,7 +184,7 @@ def test_long_prompt_does_not_stall_replies(seed):
 
 def test_next_turn_finds_the_conversation_in_the_cache(seed):
     network = FakeNetwork(seed)
-    runner = Runner(network, fake_cache(64, 4), max_batch=8, chunk=64, speculation="off")
+    runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=64, speculation="off")
     first = Sequence(list(range(10)), Sampling(max_tokens=9), max_length=19)
     runner.scheduler.add(first)
     run_all(runner)

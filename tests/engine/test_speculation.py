@@ -4,6 +4,7 @@ import random
 import pytest
 import torch
 
+from millet.engine.forward import TorchForward
 from millet.engine.runner import Runner
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
@@ -11,7 +12,7 @@ from millet.engine.speculation import Gate, PromptLookup
 from millet.kernels.paged import PagedCache
 from millet.models.config import ModelConfig
 from millet.models.network import build
-from tests.engine.fakes import VOCAB, FakeNetwork, fake_cache
+from tests.engine.fakes import VOCAB, FakeNetwork, fake_forward
 from tests.models.toy import V3, randomise
 
 
@@ -87,7 +88,7 @@ def test_guesses_save_steps_on_repeating_text_and_change_nothing(seed):
     for speculation in ("off", "ngram"):
         network.logits_SV[:] = -1.0
         network.logits_SV[:, 5] = 1.0  # a model that says the same thing for ever
-        runner = Runner(network, fake_cache(64, 4), max_batch=4, chunk=64, speculation=speculation)
+        runner = Runner(fake_forward(network, 64, 4), max_batch=4, chunk=64, speculation=speculation)
         s = Sequence([1, 2, 3], Sampling(temperature=0.0, max_tokens=100), max_length=103)
         runner.scheduler.add(s)
         if runner.lookup:
@@ -105,7 +106,7 @@ def test_guesses_save_steps_on_repeating_text_and_change_nothing(seed):
 def test_mtp_guesses_are_verified_and_right_when_the_module_is(seed, temperature):
     network = FakeNetwork(seed, mtp=True)
     rng = random.Random(seed)
-    runner = Runner(network, fake_cache(64, 4), max_batch=4, chunk=5, speculation="auto")
+    runner = Runner(fake_forward(network, 64, 4), max_batch=4, chunk=5, speculation="auto")
     runner.gate.open = lambda batch: True
     sampling = Sampling(temperature=temperature, max_tokens=40, seed=seed)
     sequences = [Sequence([rng.randrange(VOCAB) for _ in range(n)], sampling, max_length=n + 40) for n in (3, 9, 14)]
@@ -139,7 +140,7 @@ def test_a_deepseek_model_with_mtp_says_the_same_with_and_without_guesses(seed):
             num_blocks=32,
             block_size=4,
         )
-        runner = Runner(network, cache, max_batch=4, chunk=16, speculation=speculation)
+        runner = Runner(TorchForward(network, cache), max_batch=4, chunk=16, speculation=speculation)
         runner.gate.open = lambda batch, on=speculation == "mtp": on
         sequences = [Sequence([7, 8, 9, i], Sampling(temperature=0.0, max_tokens=20), max_length=24) for i in range(3)]
         for s in sequences:

@@ -31,6 +31,12 @@ def test_measured_figures_are_positive_and_finite() -> None:
     assert roof.threads == torch.get_num_threads()
 
 
+def test_integers_are_measured_where_the_native_kernels_are(way: str) -> None:
+    roof = measure_roof(cpu=processor("avx2"))
+    assert (roof.int8 is not None) == (way == "native")
+    assert roof.int8 is None or 0 < roof.int8 < 1e9
+
+
 def test_bf16_is_not_tried_where_it_is_emulated() -> None:
     assert measure_roof(cpu=processor("avx2", "avx512f")).bf16 is None
 

@@ -31,7 +31,7 @@ def directory(tmp_path: Path, seed: int) -> Path:
     return write_directory(toy("llama", seed), tmp_path / "toy")
 
 
-def test_a_directory(directory: Path, seed: int) -> None:
+def test_a_directory(directory: Path, seed: int, way: str) -> None:
     model = load(directory)
     assert (model.name, model.path, model.device.type, model.dtype) == ("toy", directory, "cpu", torch.float32)
     assert model.tokenizer.encode("hello") == [model.tokenizer.id_of("hello")]
@@ -40,11 +40,14 @@ def test_a_directory(directory: Path, seed: int) -> None:
     assert not model.network.training
     sequences = draw_sequences(model.network, [9, 23], seed)
     peer = transformers.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager")
-    assert largest_difference(packed_logits(model.network, sequences), peer_logits(peer, sequences)) < 1e-4
+    expected = peer_logits(peer, sequences)
+    assert model.native == (way == "native")
+    assert largest_difference(packed_logits(model.network, sequences), expected) < 1e-4
+    assert largest_difference([model.logits(ids.tolist()) for ids in sequences], expected) < 1e-4
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_came_from_gguf_is_saved_for_transformers(case: str, tmp_path: Path, seed: int) -> None:
+def test_what_came_from_gguf_is_saved_for_transformers(case: str, tmp_path: Path, seed: int, way: str) -> None:
     rope = YARN | ({"mscale": 0.707, "mscale_all_dim": 0.707} if case.startswith("deepseek") else {})
     original = toy(case, seed, rope_parameters=rope)
     model = load(write_gguf(original, tmp_path / "toy.gguf"))
@@ -55,7 +58,9 @@ def test_what_came_from_gguf_is_saved_for_transformers(case: str, tmp_path: Path
     assert not any(info.values()), info
     sequences = draw_sequences(model.network, [9, 1, 100], seed)
     expected = peer_logits(original, sequences)
+    assert model.native == (way == "native")
     assert largest_difference(packed_logits(model.network, sequences), expected) < 1e-4
+    assert largest_difference([model.logits(ids.tolist()) for ids in sequences], expected) < 1e-4
     assert largest_difference(peer_logits(peer, sequences), expected) < 1e-4
     again = load(tmp_path / "out")
     assert again.eos_token_ids == model.eos_token_ids == (2,)
@@ -115,7 +120,7 @@ def test_weights_larger_than_memory_are_refused_before_any_is_taken(
     monkeypatch.setattr(module, "read_memory", lambda: Memory(10**6, 1000))
     monkeypatch.setattr(module, "fill", None)
     with pytest.raises(
-        OutOfMemory, match=r"need 0\.\d GB in float32 and 0\.0 GB are free on cpu; close other programs"
+        OutOfMemory, match=r"need 0\.\d GB \(based on float32\) and 0\.0 GB are free on cpu; close other programs"
     ):
         load(directory, dtype="float32")
 

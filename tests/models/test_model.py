@@ -1,6 +1,7 @@
-"""`Model.logprobs` against transformers."""
+"""`Model.logprobs` against transformers, on the native kernels and without them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from tests.models.toy import draw_sequences
 
 
 @pytest.fixture(params=["llama-tied", "deepseek_v3"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> tuple[Model, nn.Module]:
+def pair(request: pytest.FixtureRequest, tmp_path: Path, seed: int, way: str) -> tuple[Model, nn.Module]:
     peer = toy(request.param, seed)
-    return model_of(write_directory(peer, tmp_path)), peer
+    model = model_of(write_directory(peer, tmp_path))
+    assert model.native == (way == "native")
+    return model, peer
 
 
 def peer_logprobs(peer: nn.Module, ids: list[int]) -> Tensor:
@@ -76,8 +79,8 @@ def test_few_logits_at_a_time_change_nothing(
     rows = []
     head = model.network.head
 
-    def watched(hidden_ND: Tensor) -> Tensor:
-        rows.append(len(hidden_ND))
+    def watched(hidden_ND: Any) -> Any:
+        rows.append(len(hidden_ND if isinstance(hidden_ND, Tensor) else hidden_ND.tensor))
         return head(hidden_ND)
 
     with torch.no_grad():

@@ -23,11 +23,15 @@ def moe_block(settings: dict, seed: int) -> tuple[MoE, MoEConfig, torch.Tensor]:
     return MoE(config), config.moe, torch.randn(50, config.hidden_size)
 
 
+def logits_of(router: Router, x_TD: torch.Tensor) -> torch.Tensor:
+    return x_TD @ router.weight.detach().T
+
+
 def by_the_paper(router: Router, x_TD: torch.Tensor) -> list[dict[int, float]]:
     """For each token, its experts and their weights."""
     moe = router.moe
     found = []
-    for x_D, choice_E in zip(x_TD, choice_scores(router, x_TD).tolist(), strict=True):
+    for x_D, choice_E in zip(x_TD, choice_scores(router, logits_of(router, x_TD)).tolist(), strict=True):
         logits_E = router.weight.detach() @ x_D
         scores = (torch.sigmoid(logits_E) if moe.scoring == "sigmoid" else torch.softmax(logits_E, 0)).tolist()
         chosen, _margin = choose_experts(choice_E, moe)
@@ -37,7 +41,7 @@ def by_the_paper(router: Router, x_TD: torch.Tensor) -> list[dict[int, float]]:
 
 
 def assert_routes_by_the_paper(router: Router, x_TD: torch.Tensor) -> None:
-    weights_TJ, experts_TJ = router(x_TD)
+    weights_TJ, experts_TJ = router(logits_of(router, x_TD))
     for weights, experts, expected in zip(weights_TJ, experts_TJ.tolist(), by_the_paper(router, x_TD), strict=True):
         assert dict(zip(experts, weights.tolist(), strict=True)) == pytest.approx(expected, rel=1e-5)
 
@@ -56,8 +60,8 @@ def test_a_negative_correction_bias_never_lets_another_group_in(shift: float, se
         block.gate.e_score_correction_bias.copy_(torch.randn(moe.num_experts) + shift)
     assert_routes_by_the_paper(block.gate, x_TD)
     if shift == -3.0:
-        assert (choice_scores(block.gate, x_TD) < 0).any()
-    _, experts_TJ = block.gate(x_TD)
+        assert (choice_scores(block.gate, logits_of(block.gate, x_TD)) < 0).any()
+    _, experts_TJ = block.gate(block.router(x_TD)[0])
     groups = experts_TJ // (moe.num_experts // moe.num_groups)
     assert max(len(set(row)) for row in groups.tolist()) <= moe.top_groups
 
@@ -66,7 +70,7 @@ def test_the_correction_bias_changes_the_choice_but_not_the_weights(seed: int) -
     block, moe, x_TD = moe_block(SETTINGS["v3 ungrouped, no shared experts"], seed)
     with torch.no_grad():
         block.gate.e_score_correction_bias[5] = 10.0
-    weights_TJ, experts_TJ = block.gate(x_TD)
+    weights_TJ, experts_TJ = block.gate(block.router(x_TD)[0])
     assert (experts_TJ == 5).any(-1).all()
     torch.testing.assert_close(weights_TJ.sum(-1), torch.full((len(x_TD),), moe.routed_scaling_factor))
     assert not block.gate.e_score_correction_bias.requires_grad
@@ -75,9 +79,12 @@ def test_the_correction_bias_changes_the_choice_but_not_the_weights(seed: int) -
 def test_routing_is_fp32_whatever_the_model_type(seed: int) -> None:
     block, _, x_TD = moe_block(SETTINGS["v3"], seed)
     block = block.bfloat16()
-    weights_TJ, _ = block.gate(x_TD.bfloat16())
-    assert weights_TJ.dtype == torch.float32
+    seen: list[torch.dtype] = []
+    block.gate.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].dtype))
     assert block(x_TD.bfloat16()).dtype == torch.bfloat16
+    assert seen == [torch.float32]
+    weights_TJ, _ = block.gate(block.router(x_TD)[0])
+    assert weights_TJ.dtype == torch.float32
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -100,5 +107,5 @@ def test_an_expert_sees_only_its_own_tokens(seed: int) -> None:
     for e, expert in enumerate(block.experts):
         expert.register_forward_hook(lambda _module, inputs, _output, e=e: rows.__setitem__(e, len(inputs[0])))
     block(x_TD)
-    _, experts_TJ = block.gate(x_TD)
+    _, experts_TJ = block.gate(block.router(x_TD)[0])
     assert rows == experts_TJ.flatten().bincount(minlength=moe.num_experts).tolist()

@@ -82,7 +82,7 @@ def test_rotation_is_a_complex_product(interleaved: bool, seed: int) -> None:
     first, second = (x_THK[..., 0::2], x_THK[..., 1::2]) if interleaved else x_THK.chunk(2, -1)
     angle_TP = positions_T[:, None] * inverse_frequencies(config)
     turned = torch.complex(first, second) * torch.polar(torch.tensor(attention_factor(config)), angle_TP)[:, None]
-    found = Rope(config)(positions_T, torch.float32)(x_THK)
+    found = Rope(config)(positions_T)(x_THK)
     first, second = (found[..., 0::2], found[..., 1::2]) if interleaved else found.chunk(2, -1)
     torch.testing.assert_close(torch.complex(first, second), turned)
 
@@ -95,6 +95,6 @@ def test_frequencies_are_real_numbers_when_built_on_the_meta_device() -> None:
         assert torch.equal(built.inv_freq_P, inverse_frequencies(rope))
 
 
-def test_cos_and_sin_have_the_model_type() -> None:
-    rotation = Rope(RopeConfig(width=8))(torch.arange(3), torch.bfloat16)
+def test_a_rotated_head_keeps_its_type() -> None:
+    rotation = Rope(RopeConfig(width=8))(torch.arange(3))
     assert rotation(torch.ones(3, 2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16

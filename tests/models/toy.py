@@ -218,9 +218,8 @@ def choose_experts(choice_E: list[float], moe: MoEConfig) -> tuple[list[int], fl
     return allowed[: moe.top_k], min(margins)
 
 
-def choice_scores(router: Router, x_TD: Tensor) -> Tensor:
+def choice_scores(router: Router, logits_TE: Tensor) -> Tensor:
     """What the choice is made on: s + b, or s. fp32 [T, E]"""
-    logits_TE = x_TD.float() @ router.weight.detach().float().T
     scores_TE = torch.sigmoid(logits_TE) if router.moe.scoring == "sigmoid" else torch.softmax(logits_TE, -1)
     return scores_TE + router.e_score_correction_bias if router.moe.correction_bias else scores_TE
 

@@ -120,6 +120,7 @@ void pack_all(const MilletMatrix& to, int32_t threads, const PackRow& pack) {
         for (int64_t p = begin; p < end; p++) {
             uint8_t* panel = const_cast<uint8_t*>(to.data) + p * size;
             if ((p + 1) * PANEL_OUTPUTS > to.outputs) std::memset(panel, 0, size);
+            else std::memset(panel + size - 64, 0, 64);  // padding is somewhere in there, and may go to disk
             for (int64_t lane = 0; lane < PANEL_OUTPUTS && p * PANEL_OUTPUTS + lane < to.outputs; lane++)
                 pack(p * PANEL_OUTPUTS + lane, panel, lane);
         }
