@@ -22,6 +22,10 @@ constexpr int64_t BLOCK_BYTES = 24 << 10;  // of one block of rows
 constexpr int64_t CHAIN = 128;              // inputs of a float product before the next tile of rows takes its turn
 constexpr int64_t LONE_NUMBERS = 2048;      // inputs so few that every thread prepares its own copy: no barrier
 
+// Weights are asked for this many bytes before they are needed. Processors fetch ahead by themselves, but not across
+// pages, and a panel is a few pages long.
+constexpr int64_t AHEAD = 2048;
+
 // Rows quantised to int8, each part of 32 numbers (or of 16, where it is to be fine) by its own largest number.
 struct Quantised {
     int8_t* q;       // [T, K]
@@ -99,6 +103,8 @@ void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quant
         for (int s = 0; s < SUBS; s++) acc[m][s] = zero();
     for (int64_t g = 0; g < groups; g++) {
         const uint8_t* bytes = panel + g * (FORMAT == MILLET_Q8 ? 512 : 256) + 4 * first;
+        MILLET_UNROLL
+        for (int i = 0; i < (FORMAT == MILLET_Q8 ? 8 : 4); i++) __builtin_prefetch(bytes + AHEAD + 64 * i);
         MILLET_UNROLL
         for (int s = 0; s < SUBS; s++) {
             vb w[QUADS];
@@ -183,6 +189,8 @@ void float_tile(const uint8_t* const* panels, int64_t from, int64_t to, const Mi
         vf w[V];
         MILLET_UNROLL
         for (int v = 0; v < V; v++) w[v] = load_weights<HALF>(panels[v * W / PANEL], k * PANEL + v * W % PANEL);
+        MILLET_UNROLL
+        for (int v = 0; v < V; v += PANEL / W) __builtin_prefetch(panels[v * W / PANEL] + k * (HALF ? 32 : 64) + AHEAD);
         MILLET_UNROLL
         for (int m = 0; m < M; m++) {
             const vf value = all(in[m][k]);
