@@ -112,7 +112,9 @@ def _measured(
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     say("measuring the roof")
-    before = measure_roof()
+    path = files["millet"] or locate(model)
+    size = path.stat().st_size if path and path.is_file() else None  # about as much as one token reads
+    before = measure_roof(read_bytes=size)
     with ExitStack() as stack:
         workers: dict[str, Caller] = {name: stack.enter_context(Worker(name, threads)) for name in files}
         config, prompts, tallies = compete(workers, model, course, rounds=rounds, files=files, say=say)
@@ -121,7 +123,7 @@ def _measured(
             say("comparing distributions")
             fidelity = measure_fidelity(workers, REFERENCE, prompts)
         operations = profile(workers["millet"], course, config.vocab_size) if profiled else {}
-    roof = best_roof(before, measure_roof())
+    roof = best_roof(before, measure_roof(read_bytes=size))
     return report(tallies, config, roof, course, rounds) | {"fidelity": fidelity, "operations": operations}
 
 

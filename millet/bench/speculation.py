@@ -1,7 +1,8 @@
 """`millet bench speculation`: what guessing ahead brings where a reply repeats its prompt, and costs where it does not.
 
-One request at a time, greedy. "Repeating" prompts are a text twice and its beginning a third time, which any language
-model goes on copying; "free" ones are the fidelity prompts, continued. Turns with guessing and without alternate.
+One request at a time. "Repeating" prompts are a text twice and its beginning a third time, which any language model
+goes on copying, greedily; "free" ones are the fidelity prompts, continued at temperature 1 with fixed seeds (greedily,
+a small model soon repeats itself, and guessing pays there too). Turns with guessing and without alternate.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def bench_speculation(model: str, *, rounds: int = 3, say: Callable[[str], None]
                 for prompt in prompts:
                     # A new engine each: what it learned about whether guessing pays must not carry over.
                     with Engine(loaded, cache_tokens=2048, speculation="ngram" if how == "ngram" else "off") as engine:
-                        taken += _decode_seconds(engine, prompt)
+                        taken += _decode_seconds(engine, prompt, 0.0 if kind == "repeating" else 1.0)
                         stats = engine.stats()
                         drafted, accepted = drafted + stats["drafted"], accepted + stats["accepted"]
                 seconds[how].append(taken)
@@ -56,9 +57,10 @@ def bench_speculation(model: str, *, rounds: int = 3, say: Callable[[str], None]
     return report
 
 
-def _decode_seconds(engine: Engine, prompt: list[int]) -> float:
+def _decode_seconds(engine: Engine, prompt: list[int], temperature: float) -> float:
     """From the first token to the last."""
-    generation = engine.submit(prompt, Sampling(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True))
+    sampling = Sampling(temperature=temperature, seed=0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    generation = engine.submit(prompt, sampling)
     chunks = iter(generation)
     next(chunks)
     started = time.perf_counter()

@@ -22,7 +22,7 @@ from millet.errors import BadRequest, MilletError, PromptTooLong
 from millet.kernels.block_cache import BLOCK_SIZE, BlockCache
 from millet.kernels.native.library import why_not
 from millet.kernels.paged import PagedCache
-from millet.kernels.threads import release_helpers
+from millet.kernels.threads import leave_to_native, release_helpers
 
 if TYPE_CHECKING:
     from millet.models.model import Model
@@ -238,6 +238,8 @@ class Engine:
             self._wake.notify()
 
     def _loop(self) -> None:
+        if self.model.native:
+            leave_to_native()
         with torch.inference_mode():
             while True:
                 with self._wake:

@@ -223,7 +223,7 @@ class _Wanted:
 
 
 def _take(logits_NV: Tensor, rows: list[int]) -> Tensor:
-    """Rows of the logits, without a copy in the usual case that they are all of them or the first ones."""
-    if rows == list(range(len(rows))):
-        return logits_NV[: len(rows)]
+    """Rows of the logits, without a copy in the usual case that they follow one another."""
+    if rows == list(range(rows[0], rows[0] + len(rows))):
+        return logits_NV[rows[0] : rows[0] + len(rows)]
     return logits_NV[rows]

@@ -18,6 +18,7 @@ from millet.kernels.native.abi import Code
 from millet.kernels.paged import Span, zeros
 from millet.kernels.plan import Plan, Slot, Symbol
 from millet.kernels.record import to_native
+from millet.kernels.threads import native_threads
 
 LINE = 16  # numbers in a cache line
 
@@ -50,7 +51,7 @@ class BoundPlan:
         """One native call. `inputs` are copied in, one row of each per row of the batch."""
         for name, value in inputs.items():
             self._rows(self.plan.inputs[name], len(value)).copy_(value)
-        batch = Batch.of(ids, spans, sampled, torch.get_num_threads())
+        batch = Batch.of(ids, spans, sampled, native_threads())
         seconds = ctypes.addressof(self.seconds) if self.profiling else None
         if abi.functions().millet_run(self._ops, len(self._ops), batch.raw, seconds):
             raise OutOfMemory("no memory is left for one step of the engine; close other programs, or lower its chunk")

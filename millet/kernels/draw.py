@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from millet.errors import OutOfMemory
 from millet.kernels.native import abi
+from millet.kernels.threads import native_threads
 
 DRAWN = -1  # a token that is still to be drawn
 
@@ -56,5 +56,5 @@ def _rows(logits_NV: Tensor, choice_NV: Tensor, count: int) -> Sequence[abi.Samp
 
 
 def _run(rows: Sequence[abi.Sample]) -> None:
-    if len(rows) and abi.functions().millet_sample(rows, len(rows), torch.get_num_threads()):
+    if len(rows) and abi.functions().millet_sample(rows, len(rows), native_threads()):
         raise OutOfMemory("no memory is left to draw tokens; close other programs")

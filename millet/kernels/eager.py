@@ -23,6 +23,7 @@ from millet.kernels.native import abi
 from millet.kernels.paged import Span
 from millet.kernels.plan import attend
 from millet.kernels.record import Step, to_native
+from millet.kernels.threads import native_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Eager:
         self.rows = len(ids_T)
         self.num_blocks = firsts[-1]
         self.lengths = list(lengths)
-        self._batch = Batch.of(ids_T.tolist(), spans, range(self.rows), torch.get_num_threads())
+        self._batch = Batch.of(ids_T.tolist(), spans, range(self.rows), native_threads())
         self.ids = Native(self, ids_T)
         self.positions = Native(self, torch.cat([torch.arange(n) for n in lengths]))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from millet.kernels.native import abi
 from millet.kernels.native.abi import Format
+from millet.kernels.threads import native_threads
 
 GROUP = 32  # inputs that share a scale in the quantised formats
 
@@ -56,7 +57,7 @@ class Matrix:
         weight_FK = weight_FK.detach().float()
         weight_FK = weight_FK if weight_FK.stride(1) == 1 else weight_FK.contiguous()
         matrix = cls(format, *weight_FK.shape)
-        abi.functions().millet_pack(weight_FK.data_ptr(), weight_FK.stride(0), matrix.raw, torch.get_num_threads())
+        abi.functions().millet_pack(weight_FK.data_ptr(), weight_FK.stride(0), matrix.raw, native_threads())
         return matrix
 
     @classmethod
@@ -69,7 +70,7 @@ class Matrix:
             raw.numel() // shape[0],
             None if source is None else source.data_ptr(),
             matrix.raw,
-            torch.get_num_threads(),
+            native_threads(),
         )
         return matrix
 
@@ -79,7 +80,7 @@ class Matrix:
     def unpack(self) -> Tensor:
         """fp32 [F, K]: the values that the kernels multiply with."""
         out_FK = torch.empty(self.shape)
-        abi.functions().millet_unpack(self.raw, out_FK.data_ptr(), torch.get_num_threads())
+        abi.functions().millet_unpack(self.raw, out_FK.data_ptr(), native_threads())
         return out_FK
 
     def rows(self, ids_T: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class NativeProduct:
         x, y = abi.Rows(x_TK.data_ptr(), x_TK.stride(0)), abi.Rows(self.y_TF.data_ptr(), self.y_TF.stride(0))
         self._product = abi.Product(matrix.raw, x, y)
         self._op = abi.Op(abi.Code.PRODUCTS, 1, ctypes.pointer(self._product))
-        self._batch = abi.Batch(len(x_TK), 0, 0, threads or torch.get_num_threads())
+        self._batch = abi.Batch(len(x_TK), 0, 0, threads or native_threads())
         self._keep = matrix, x_TK
 
     def run(self) -> Tensor:

@@ -40,13 +40,17 @@ class Roof:
     threads: int
 
 
-def measure_roof(device: str = "cpu", cpu: CPU | None = None) -> Roof:
-    """Measure for about two seconds, with PyTorch's current number of threads."""
+def measure_roof(device: str = "cpu", cpu: CPU | None = None, read_bytes: int | None = None) -> Roof:
+    """Measure for about two seconds, with PyTorch's current number of threads.
+
+    read_bytes: how much is read over and over, where that is known: what fits into a large processor's last cache is
+    read faster than memory.
+    """
     on_cpu = device == "cpu"
     native_bf16 = (cpu or read_cpu()).native_bf16 if on_cpu else True
     with torch.inference_mode():
         return Roof(
-            read=_read_bandwidth(device),
+            read=_read_bandwidth(device, read_bytes or READ_BYTES),
             fp32=_gflops(torch.float32, device),
             bf16=_gflops(torch.bfloat16, device) if native_bf16 else None,
             int8=_native_gops(Format.Q4_0) if on_cpu and native() else None,
@@ -56,14 +60,21 @@ def measure_roof(device: str = "cpu", cpu: CPU | None = None) -> Roof:
         )
 
 
-def _read_bandwidth(device: str) -> float:
-    """GB/s. A sum of squares and a vector-matrix product: which of them keeps up with memory depends on the chip."""
-    size = READ_BYTES if device != "cpu" else min(READ_BYTES, read_memory().available // 4)
+def _read_bandwidth(device: str, size: int) -> float:
+    """GB/s. A sum of squares, a vector-matrix product, a native product of one row: which of them keeps up with memory
+    depends on the chip."""
+    size = size if device != "cpu" else min(size, read_memory().available // 4)
     rows = max(1, size // 4 // 4096)
     x_RC = torch.ones(rows, 4096, device=device)
     ones_R = torch.ones(rows, device=device)
     seconds = min(_fastest(lambda: x_RC.norm(), device), _fastest(lambda: torch.mv(x_RC.t(), ones_R), device))
-    return x_RC.nbytes / seconds / 1e9
+    speed = x_RC.nbytes / seconds / 1e9
+    if device == "cpu" and native():
+        matrix = Matrix(Format.F32, rows, 4096)
+        matrix.memory.zero_()  # or all of it would be one page that nobody has written
+        product = NativeProduct(matrix, torch.ones(1, 4096))
+        speed = max(speed, matrix.nbytes / _fastest(product.run, device) / 1e9)
+    return speed
 
 
 def _gflops(dtype: torch.dtype, device: str) -> float:

@@ -9,7 +9,12 @@ cores, 150-180 instead of 110 microseconds for a product of one row with a [960,
 from __future__ import annotations
 
 import ctypes
+import threading
 from pathlib import Path
+
+import torch
+
+_own = threading.local()
 
 _PAUSE_SOFT = 1  # omp_pause_soft: threads go, settings stay
 
@@ -23,6 +28,26 @@ def release_helpers() -> None:
         pause = getattr(ctypes.CDLL(library), "omp_pause_resource_all", None)
         if pause is not None:
             pause(_PAUSE_SOFT)
+
+
+def native_threads() -> int:
+    """How many threads the native kernels should use when called from this thread."""
+    kept: int = getattr(_own, "native", 0)
+    return kept or torch.get_num_threads()
+
+
+def leave_to_native() -> None:
+    """From here on PyTorch's own operations in this thread start no helpers; the native kernels keep theirs.
+
+    Both pools wait actively for work. On two cores, one small PyTorch operation on a row of logits would leave a helper
+    spinning where the next native step needs its own: measured, 8 to 18 instead of 4 milliseconds a step.
+    """
+    _own.native = native_threads()  # asked first: PyTorch sets its count for a new thread when it is asked
+    for name in ("libgomp", "libomp", "libiomp5"):
+        for library in _loaded(name):
+            set_threads = getattr(ctypes.CDLL(library), "omp_set_num_threads", None)
+            if set_threads is not None:
+                set_threads(1)
 
 
 def _loaded(name: str) -> set[str]:

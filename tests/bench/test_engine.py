@@ -1,6 +1,7 @@
 """The benchmark's course and arithmetic, on contenders whose time is known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from millet.bench import engine as module
 from millet.bench.course import Phase, large_phases, phases
-from millet.bench.engine import bench_engine, bench_shape, best_roof, compete, entrants
+from millet.bench.engine import bench_engine, bench_shape, best_roof, compete, entrants, profile
 from millet.bench.report import report
-from millet.engine.planner import BATCHES, Cost
+from millet.engine.planner import BATCHES, Cost, Precision
 from millet.errors import BadRequest, MilletError
 from millet.kernels.roof import Roof
 from millet.models.config import ModelConfig
@@ -28,7 +29,7 @@ HF = {
 }
 COST = Cost.of(ModelConfig.from_hf(HF))
 READ = COST.parameters - COST.unread  # weights that a token reads
-ROOF = Roof(read=20.0, fp32=100.0, bf16=None, dispatch=1e-6, device="cpu", threads=2)
+ROOF = Roof(read=20.0, fp32=100.0, bf16=None, int8=None, dispatch=1e-6, device="cpu", threads=2)
 
 
 class Fake:
@@ -39,6 +40,7 @@ class Fake:
     ) -> None:
         self.name, self.log, self.prefill, self.step, self.itemsize = name, log, prefill, step, itemsize
         self.peak = 1000
+        self.told: dict[str, Any] = {}
 
     def call(self, do: str, **arguments: Any) -> dict[str, Any]:
         self.log.append((self.name, {"do": do} | arguments))
@@ -49,7 +51,9 @@ class Fake:
         if do == "load":
             weights = self.itemsize * READ
             told = {"path": "/where/it/is", "config": HF, "prompts": [[1, 2]], "weight_bytes": weights, "threads": 2}
-            return answer | told | {"cache_itemsize": self.itemsize}
+            return answer | told | {"cache_itemsize": self.itemsize} | self.told
+        if do == "profile":
+            return answer | {"operations": {"products": 2.0}}
         prompts, new = arguments["prompts"], arguments["new_tokens"]
         seconds = self.prefill * sum(map(len, prompts)) + self.step * (new - 1)
         tokens = [[sum(prompt) % 50] * new for prompt in prompts]
@@ -63,7 +67,7 @@ def run(rounds: int = 2) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, An
     log: list[tuple[str, dict[str, Any]]] = []
     workers = {"millet": Fake("millet", log, 0.01, 0.1), "other": Fake("other", log, 0.04, 0.3)}
     config, _, tallies = compete(workers, "a-name", COURSE, rounds=rounds)
-    return log, report(tallies, config, ROOF, COURSE, rounds) | {"fidelity": {}}
+    return log, report(tallies, config, ROOF, COURSE, rounds) | {"fidelity": {}, "operations": {}}
 
 
 def test_contenders_take_turns_and_get_the_same_prompts_once_each() -> None:
@@ -127,13 +131,26 @@ def test_shares_of_the_roof_follow_the_bytes_that_each_contender_reads() -> None
 def test_predictions_are_the_planners_and_of_millet_only() -> None:
     _, result = run()
     phase = COURSE[2]
-    expected = 3 / phase.step.predicted_seconds(COST, ROOF, 4)
+    expected = 3 / phase.step.predicted_seconds(COST, ROOF, Precision.plain(4))
     assert result["phases"]["decode_3"]["predicted"] == pytest.approx({"millet": expected})
 
 
-def test_weights_that_are_no_plain_numbers_have_no_prediction() -> None:
-    config, _, tallies = compete({"millet": Fake("millet", [], 0.01, 0.1, itemsize=1)}, "a-name", COURSE, rounds=1)
-    assert report(tallies, config, ROOF, COURSE, 1)["phases"]["decode_3"]["predicted"] == {}
+def test_predictions_know_the_native_kernels_and_small_integers() -> None:
+    fake = Fake("millet", [], 0.01, 0.1, itemsize=1)
+    fake.told = {"native": True, "integers": True}
+    config, _, tallies = compete({"millet": fake}, "a-name", COURSE, rounds=1)
+    roof, phase = replace(ROOF, int8=400.0), COURSE[2]
+    expected = 3 / phase.step.predicted_seconds(COST, roof, Precision(1, 1, native=True, integers=True))
+    found = report(tallies, config, roof, COURSE, 1)["phases"]["decode_3"]["predicted"]
+    assert found == pytest.approx({"millet": expected})
+
+
+def test_a_profile_runs_every_phase_once_more() -> None:
+    log: list[tuple[str, dict[str, Any]]] = []
+    found = profile(Fake("millet", log, 0.01, 0.1), COURSE, 50)
+    assert list(found) == [phase.name for phase in COURSE]
+    assert [len(call["prompts"]) for _, call in log] == [phase.batch for phase in COURSE]
+    assert all(operations == {"products": 2.0} for operations in found.values())
 
 
 def test_the_best_of_a_peers_contenders_counts_and_each_peer_has_its_rival() -> None:
@@ -185,15 +202,17 @@ def test_the_course_is_what_is_promised() -> None:
 
 
 def test_the_best_roof_is_the_least_disturbed() -> None:
-    other = Roof(read=10.0, fp32=120.0, bf16=7.0, dispatch=5e-6, device="cpu", threads=2)
-    assert best_roof(ROOF, other) == Roof(read=20.0, fp32=120.0, bf16=7.0, dispatch=1e-6, device="cpu", threads=2)
+    rest = {"device": "cpu", "threads": 2}
+    other = Roof(read=10.0, fp32=120.0, bf16=7.0, int8=300.0, dispatch=5e-6, **rest)
+    expected = Roof(read=20.0, fp32=120.0, bf16=7.0, int8=300.0, dispatch=1e-6, **rest)
+    assert best_roof(ROOF, other) == expected
 
 
 def test_a_toy_model_in_real_processes(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Millet and transformers in processes of their own, on the same weights: the same tokens come out."""
     write_directory(toy("llama", seed), tmp_path)
     monkeypatch.setattr(module, "phases", lambda: COURSE)
-    monkeypatch.setattr(module, "measure_roof", lambda: ROOF)
+    monkeypatch.setattr(module, "measure_roof", lambda read_bytes: ROOF)
     said: list[str] = []
     result = bench_engine(str(tmp_path), ["transformers"], rounds=1, threads=1, say=said.append)
     assert result["same_tokens"]["transformers"] >= 0.7  # random weights: a near tie may fall either way
@@ -201,14 +220,16 @@ def test_a_toy_model_in_real_processes(tmp_path: Path, seed: int, monkeypatch: p
     assert result["fidelity"]["transformers"]["mean_kl"] < 1e-6
     assert result["fidelity"]["transformers"]["top1_agreement"] > 0.9
     number = AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters()
-    assert result["weight_bytes"]["millet:fp32"] == result["weight_bytes"]["transformers"] < 4 * number
+    assert result["weight_bytes"]["transformers"] < 4 * number
+    # Whole panels of 16 outputs: much for a toy, nothing for a model.
+    assert 1 <= result["weight_bytes"]["millet:fp32"] / result["weight_bytes"]["transformers"] < 1.5
     assert set(result["versions"]) == {"python", "torch", "millet", "transformers"}
     assert result["load"]["ratio"]["transformers"] > 0
     assert said[-2:] == ["round 1 of 1: decode_3, transformers", "comparing distributions"]
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "measure_roof", lambda: ROOF)
+    monkeypatch.setattr(module, "measure_roof", lambda read_bytes: ROOF)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MilletError, match="the benchmark of millet failed at load: ") as error:
         bench_engine(str(tmp_path), [], rounds=1, threads=1)

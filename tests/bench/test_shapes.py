@@ -9,7 +9,6 @@ import pytest
 import millet
 from millet.bench import shapes
 from millet.bench.llamacpp import kind_of, weight_bytes
-from millet.bench.peers import millet_logits
 from millet.bench.shapes import SHAPES, Shape, shape_file, write
 from millet.models.config import ModelConfig
 
@@ -31,7 +30,7 @@ def test_millet_loads_it_with_the_shape_it_was_asked_for(tiny: Path) -> None:
     assert (config.hf["rope_theta"], config.rms_norm_eps, config.max_position_embeddings) == (10000.0, 1e-6, 256)
     assert not config.tie_word_embeddings
     assert model.tokenizer.decode(model.tokenizer.encode("hello")) == "hello"
-    logits = millet_logits(model, [1, 2, 3])
+    logits = model.logits([1, 2, 3]).numpy()
     assert logits.shape == (3, 320)
     assert np.isfinite(logits).all()
     assert 0.1 < logits.std() < 10, "activations of the size that trained weights give"

@@ -39,7 +39,7 @@ def test_json_names_every_model_of_the_catalog_with_its_prospects() -> None:
         assert row["here"] is False
         assert row["exact"] is False
         assert row["parameters"] == catalog()[row["name"]].parameters
-        assert row["weights"] == row["parameters"] * (2 if row["dtype"] == "bfloat16" else 4)
+        assert row["weights"] == row["parameters"] * (4 if row["kept"] == "float32" else 2)
         assert row["fits"] == (row["needed"] <= findings["memory"]["available"])
     assert findings["roof"]["read"] > 0
     assert findings["processor"]["cores"] >= 1

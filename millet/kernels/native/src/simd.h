@@ -35,7 +35,7 @@ constexpr int QUADS = 8;   // four inputs at a time: what one integer dot produc
 constexpr int W = 16;
 constexpr int FLOAT_ROWS = 12, FLOAT_VECTORS = 2;  // register tile of a float product
 constexpr int GROUP_ROWS = 8;                      // rows that share one unpacked group of integers
-constexpr int SCORE_ROWS = 8, VALUE_ROWS = 4, VALUE_VECTORS = 4;
+constexpr int SCORE_ROWS = 16, VALUE_ROWS = 4, VALUE_VECTORS = 4;
 using vf = __m512;
 using vb = __m512i;  // 4 bytes for each of W outputs
 using vi = __m512i;
