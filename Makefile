@@ -30,7 +30,7 @@ sanitize: .venv/ready-test
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		MILLET_NATIVE_LIBRARY=$(NATIVE)/_native_asan.so \
-		$(PYTHON) -m pytest -q tests/kernels --ignore=tests/kernels/test_native_build.py
+		$(PYTHON) -m pytest -q tests/kernels --ignore tests/kernels/test_variants.py --ignore=tests/kernels/test_native_build.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis $(NATIVE)/_native* $(NATIVE)/.build-*
