@@ -231,7 +231,7 @@ def _fuse_preparations(steps: list[Step], kept: set[Slot]) -> list[Step]:
         if out.slot in kept or len(users) != 1 or not out.whole:
             continue
         user = steps[at := users.pop()]
-        if user.code is not Code.PRODUCTS or user.prepare or any(p.x is not out for p in user.products):
+        if user.code is not Code.PRODUCTS or user.prepare or any(p.x is not out or p.add is out for p in user.products):
             continue
         prepare = Prepare.NORM if step.code is Code.NORM else Prepare.SWIGLU
         steps[at] = user.changed(inputs=step.inputs, weights=step.weights, f=step.f, n=user.n | {7: int(prepare)})
