@@ -1,0 +1,1 @@
+"""HTTP: the wire formats that clients know, admission, accounts and the store."""
