@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,53 +49,77 @@ class Chunk:
 
 
 class Generation:
-    """A request under way. Iterate for chunks as they come, or take `result()`; `cancel()` at any time."""
+    """A request under way. Iterate for chunks as they come, or `take` what is there; `cancel()` at any time."""
 
-    def __init__(self, engine: Engine, sequences: list[Sequence]) -> None:
+    def __init__(self, engine: Engine, sequences: list[Sequence], on_news: Callable[[], None] | None = None) -> None:
         self.sequences = sequences
         self.cancelled = False
         self._engine = engine
+        self._on_news = on_news
         self._open = len(sequences)
         self._reported = [0] * len(sequences)
         self._chunks: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
 
     def __iter__(self) -> Iterator[Chunk]:
         while self._open:
-            chunk = self._chunks.get()
-            if isinstance(chunk, BaseException):
-                self._open = 0
-                raise chunk
-            self._open -= chunk.finish_reason is not None
-            yield chunk
+            yield self._opened(self._chunks.get())
+
+    def take(self) -> list[Chunk]:
+        """The chunks that are ready, without waiting. Raises what broke the engine."""
+        chunks = []
+        while self._open:
+            try:
+                chunks.append(self._opened(self._chunks.get_nowait()))
+            except queue.Empty:
+                break
+        return chunks
 
     def result(self) -> list[Completion]:
         """Wait for all samples, in order of index."""
         for _ in self:
             pass
-        return [
-            Completion(
-                token_ids=s.generated,
-                logprobs=list(s.logprobs) if s.sampling.logprobs else None,
-                finish_reason=s.finish_reason or "cancelled",
-                prompt_tokens=s.num_prompt,
-                cached_tokens=s.num_cached or 0,
-            )
-            for s in self.sequences
-        ]
+        return [self.completion(index) for index in range(len(self.sequences))]
+
+    def completion(self, index: int) -> Completion:
+        """One sample, when its last chunk has come."""
+        s = self.sequences[index]
+        return Completion(
+            token_ids=s.generated,
+            logprobs=list(s.logprobs) if s.sampling.logprobs else None,
+            finish_reason=s.finish_reason or "cancelled",
+            prompt_tokens=s.num_prompt,
+            cached_tokens=s.num_cached or 0,
+        )
 
     def cancel(self) -> None:
         """Stop all samples; their cache blocks are free before the next step begins."""
         self._engine._cancel(self)
 
-    def _report(self, sequence: Sequence) -> None:
-        """Engine's thread: hand over what is new."""
+    def _opened(self, chunk: Chunk | BaseException) -> Chunk:
+        if isinstance(chunk, BaseException):
+            self._open = 0
+            raise chunk
+        self._open -= chunk.finish_reason is not None
+        return chunk
+
+    def _report(self, sequence: Sequence) -> bool:
+        """Engine's thread: hand over what is new, if anything is."""
         new = sequence.generated[self._reported[sequence.index] :]
         self._reported[sequence.index] += len(new)
         if new or sequence.done:
             self._chunks.put(Chunk(sequence.index, new, sequence.finish_reason if sequence.done else None))
+        return bool(new) or sequence.done
 
     def _fail(self, error: BaseException) -> None:
         self._chunks.put(error)
+
+    def _announce(self) -> None:
+        """Engine's thread, once a step."""
+        if self._on_news:
+            try:
+                self._on_news()
+            except Exception:  # who was to listen is gone: an event loop that has closed, say
+                self.cancel()
 
 
 class Engine:
@@ -133,6 +157,7 @@ class Engine:
         self._requests: dict[Sequence, Generation] = {}
         self._arrived: list[Generation] = []
         self._cancelled: list[Generation] = []
+        self._news: set[Generation] = set()
         self._wake = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -150,9 +175,17 @@ class Engine:
                 generation.cancel()
             raise
 
-    def submit(self, prompt: Ids[int], sampling: Sampling | None = None, hooks: Ids[Hook] | None = None) -> Generation:
+    def submit(
+        self,
+        prompt: Ids[int],
+        sampling: Sampling | None = None,
+        hooks: Ids[Hook] | None = None,
+        on_news: Callable[[], None] | None = None,
+    ) -> Generation:
         """Queue one request. `hooks`: one for each of the n samples.
 
+        on_news: called from the engine's thread, at most once a step, when there is something to `take`, an error
+        included. It must be quick; if it fails, the request is cancelled.
         Raises PromptTooLong where the prompt leaves no room for a token, BadRequest for impossible ids.
         """
         sampling = sampling or Sampling()
@@ -163,7 +196,7 @@ class Engine:
         sequences = [self._sequence(prompt, sampling, i, hooks[i] if hooks else None) for i in range(sampling.n)]
         for child in sequences[1:]:
             child.seed = sequences[0].seed
-        generation = Generation(self, sequences)
+        generation = Generation(self, sequences, on_news)
         with self._wake:
             if self._closed:
                 raise MilletError("the engine is closed; make a new one")
@@ -263,13 +296,17 @@ class Engine:
                         self._deliver(sequence)
                 except Exception as error:  # whatever broke, every caller must hear of it: no stream may hang
                     self._abandon(error)
+                finally:
+                    news, self._news = self._news, set()
+                    for generation in news:
+                        generation._announce()
 
     def _begin(self, generation: Generation) -> None:
         try:
             for sequence in generation.sequences:
                 sequence.start()
         except Exception as error:  # a hook's own failure is its request's alone
-            generation._fail(error)
+            self._fail(generation, error)
             return
         first: Sequence | None = None
         for sequence in generation.sequences:
@@ -291,9 +328,15 @@ class Engine:
                 self._deliver(sequence)
 
     def _deliver(self, sequence: Sequence) -> None:
-        self._requests[sequence]._report(sequence)
+        generation = self._requests[sequence]
+        if generation._report(sequence):
+            self._news.add(generation)
         if sequence.done:
             del self._requests[sequence]
+
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        generation._fail(error)
+        self._news.add(generation)
 
     def _abandon(self, error: Exception) -> None:
         failed = set(self._requests.values())
@@ -301,7 +344,7 @@ class Engine:
             self._runner.remove(sequence)
         self._requests.clear()
         for generation in failed:
-            generation._fail(error)
+            self._fail(generation, error)
 
 
 def _forward(model: Model, num_blocks: int, chunk: int) -> Forward:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,10 +16,11 @@ from millet.reasoning.format import think_format
 from millet.reasoning.masks import TokenMasks
 from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_messages, parse_think
 from millet.reasoning.reply import Event, Reply, Usage
+from millet.reasoning.run import Prepared
 from millet.reasoning.state import ReplyState
 from millet.reasoning.vote import vote as count_votes
 
-__all__ = ["Assistant", "Event", "Options", "Reply", "Usage"]
+__all__ = ["Assistant", "Event", "Options", "Prepared", "Reply", "Usage"]
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     max_tokens: most tokens generated, thought included; 512 by default, and never more than the context holds.
     temperature, top_k, top_p, min_p, repetition_penalty: as the model's authors recommend by default.
     seed: the same seed gives the same reply. stop: strings that end the content; they are looked for in nothing else.
+    n: samples, told apart by their events' `index`; not for `chat`.
     The rest as in `Sampling`.
     """
 
@@ -52,15 +53,7 @@ class Options(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    prompt: Prompt
-    sampling: Sampling
-    stop: tuple[str, ...]
-    budget: int | None
-    room: int
+    n: int | None
 
 
 class Assistant:
@@ -90,8 +83,15 @@ class Assistant:
 
         Raises BadRequest for messages or options that make no sense, PromptTooLong.
         """
-        request = self._request(messages, vote, options)
-        events = list(self._run(request))
+        if options.get("n") is not None:
+            raise BadRequest("chat gives one reply; take the best of several with vote, or all of them with stream")
+        if isinstance(vote, bool) or not isinstance(vote, int) or vote < 1:
+            raise BadRequest(f"vote is {vote!r}; it must be the number of replies to sample, at least 1")
+        if vote > 1:
+            recommended = self.model.sampling_defaults.get("temperature", 1.0)
+            temperature = options.get("temperature") or recommended or VOTE_TEMPERATURE
+            options = {**options, "temperature": temperature, "n": vote}
+        events = list(self.prepare(messages, **options).events())
         replies = [Reply.of(event for event in events if event.index == index) for index in range(vote)]
         if vote == 1:
             return replies[0]
@@ -105,11 +105,39 @@ class Assistant:
         )
 
     def stream(self, messages: Messages, **options: Unpack[Options]) -> Generator[Event, None, None]:
-        """The reply as it comes; the last event is of kind "finish". Closing the generator cancels the rest.
+        """The reply as it comes; the last event of each sample is of kind "finish". Closing the generator cancels it.
 
         Raises what `chat` raises, here and not at the first event.
         """
-        return self._run(self._request(messages, 1, options))
+        return self.prepare(messages, **options).events()
+
+    def prepare(self, messages: Messages, **options: Unpack[Options]) -> Prepared:
+        """Check and render a request, at no cost to the engine. Raises what `chat` raises."""
+        _check_names(options)
+        check_messages(messages)
+        mode, budget = parse_think(options.get("think", "auto"))
+        sampling = self._sampling(options)
+        prompt = self._prompt(messages, mode)
+        limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
+        room = limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
+        if room < 1 and mode != "off":  # no room for a thought and an answer
+            prompt, budget = self._prompt(messages, "off"), 0
+            limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
+
+        def new_state() -> ReplyState:
+            return ReplyState(
+                self.model.tokenizer,
+                self._think,
+                self._masks,
+                phase=prompt.phase,
+                end_ids=self._end_ids,
+                budget=budget,
+                room=room,
+                stop=sampling.stop,
+            )
+
+        # Stop strings are the state machine's: the engine would look for them in the thought too.
+        return Prepared(self.engine, prompt.token_ids, replace(sampling, stop=()), limit, new_state)
 
     def close(self) -> None:
         """End the engine, if the assistant made it, with all replies under way. Safe to call twice."""
@@ -122,21 +150,6 @@ class Assistant:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _request(self, messages: Messages, samples: int, options: Options) -> _Request:
-        unknown = options.keys() - Options.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
-        check_messages(messages)
-        mode, budget = parse_think(options.get("think", "auto"))
-        sampling = self._sampling(options, samples)
-        prompt = self._prompt(messages, mode)
-        limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
-        room = limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
-        if room < 1 and mode != "off":  # no room for a thought and an answer
-            prompt, budget = self._prompt(messages, "off"), 0
-        # Stop strings are the state machine's: the engine would look for them in the thought too.
-        return _Request(prompt, replace(sampling, stop=()), sampling.stop, budget, room)
-
     def _prompt(self, messages: Messages, mode: Mode) -> Prompt:
         prompt = build_prompt(self._template, self.model.tokenizer, self._think, messages, mode)
         context = self.engine.context_length
@@ -147,63 +160,17 @@ class Assistant:
             )
         return prompt
 
-    def _sampling(self, options: Options, samples: int) -> Sampling:
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise BadRequest(f"vote is {samples!r}; it must be the number of replies to sample, at least 1")
-        given = {name: value for name, value in options.items() if name != "think" and value is not None}
-        recommended = self.model.sampling_defaults
-        if samples > 1 and given.get("temperature") == 0:
-            del given["temperature"]
-        chosen: dict[str, Any] = {**recommended, **given, "n": samples}
-        if samples > 1 and not chosen.get("temperature", 1.0):
-            chosen["temperature"] = VOTE_TEMPERATURE
-        return Sampling(**chosen)
+    def _sampling(self, options: Options) -> Sampling:
+        given: dict[str, Any] = {
+            name: value for name, value in options.items() if name != "think" and value is not None
+        }
+        return Sampling(**{**self.model.sampling_defaults, **given})
 
-    def _run(self, request: _Request) -> Generator[Event, None, None]:
-        """All events of all samples; those of one sample are in order, and its last is the finish."""
-        states = [self._state(request) for _ in range(request.sampling.n)]
-        began = time.perf_counter()
-        generation = self.engine.submit(request.prompt.token_ids, request.sampling, states)
-        ended = [0.0] * len(states)
-        try:
-            for chunk in generation:
-                state = states[chunk.index]
-                if chunk.finish_reason is not None:
-                    state.finish()
-                    ended[chunk.index] = time.perf_counter()
-                for piece in state.drain():
-                    yield Event(piece.kind, piece.text, piece.token_ids, chunk.index)
-        finally:
-            if not all(ended):
-                generation.cancel()
-        for index, (state, completion) in enumerate(zip(states, generation.result(), strict=True)):
-            looped = state.thought_ended == "loop" and completion.finish_reason != "cancelled"
-            yield Event(
-                "finish",
-                index=index,
-                finish_reason="loop" if looped else completion.finish_reason,
-                usage=Usage(
-                    prompt_tokens=completion.prompt_tokens,
-                    completion_tokens=len(completion.token_ids),
-                    reasoning_tokens=state.reasoning_tokens,
-                    cached_tokens=completion.cached_tokens,
-                ),
-                thought_ended=state.thought_ended,
-                seconds=ended[index] - began,
-                thought_seconds=state.thought_seconds,
-            )
 
-    def _state(self, request: _Request) -> ReplyState:
-        return ReplyState(
-            self.model.tokenizer,
-            self._think,
-            self._masks,
-            phase=request.prompt.phase,
-            end_ids=self._end_ids,
-            budget=request.budget,
-            room=request.room,
-            stop=request.stop,
-        )
+def _check_names(options: Options) -> None:
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
 
 
 def _total(usages: list[Usage]) -> Usage:

@@ -6,10 +6,10 @@ The engine's sequences are the real ones, so that forcing, ending and dropped en
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,32 +87,38 @@ class Pieces:
 
 @dataclass
 class Generation:
-    """Steps its sequences in turn, when asked for the next chunk."""
+    """Steps one of its sequences, in turn, when asked for what is new."""
 
     engine: Scripted
     sequences: list[Sequence]
     scripts: list[list[int]]
+    on_news: Callable[[], None]
     cancelled: bool = False
     steps: int = 0
 
-    def __iter__(self) -> Iterator[Chunk]:
-        reported = [0] * len(self.sequences)
+    def __post_init__(self) -> None:
         for sequence in self.sequences:
             sequence.start()
-        while not all(s.finish_reason for s in self.sequences):
-            for sequence, script in zip(self.sequences, self.scripts, strict=True):
-                if sequence.finish_reason is None:
-                    self.steps += 1
-                    sequence.append(self.engine.next_token(sequence, script))
-                    new = sequence.generated[reported[sequence.index] :]
-                    reported[sequence.index] += len(new)
-                    yield Chunk(sequence.index, new, sequence.finish_reason)
+        self.reported = [0] * len(self.sequences)
+        self.turns = cycle(range(len(self.sequences)))
+        self.on_news()
+
+    def take(self) -> list[Chunk]:
+        index = next(i for i in self.turns if self.sequences[i].finish_reason is None)
+        sequence = self.sequences[index]
+        self.steps += 1
+        sequence.append(self.engine.next_token(sequence, self.scripts[index]))
+        new = sequence.generated[self.reported[index] :]
+        self.reported[index] += len(new)
+        self.on_news()
+        return [Chunk(index, new, sequence.finish_reason)]
+
+    def completion(self, index: int) -> Completion:
+        s = self.sequences[index]
+        return Completion(s.generated, None, s.finish_reason or "cancelled", s.num_prompt, s.num_prompt // 2)
 
     def result(self) -> list[Completion]:
-        return [
-            Completion(s.generated, None, s.finish_reason or "cancelled", s.num_prompt, cached_tokens=s.num_prompt // 2)
-            for s in self.sequences
-        ]
+        return [self.completion(index) for index in range(len(self.sequences))]
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -133,7 +139,9 @@ class Scripted:
     closed: bool = False
     lock: Any = field(default_factory=threading.Lock)
 
-    def submit(self, ids: Ids[int], sampling: Sampling, hooks: Ids[Hook]) -> Generation:
+    def submit(
+        self, ids: Ids[int], sampling: Sampling, hooks: Ids[Hook], on_news: Callable[[], None] | None
+    ) -> Generation:
         assert len(hooks) == sampling.n
         assert not sampling.stop
         longest = min(len(ids) + sampling.max_tokens, self.context_length)
@@ -144,7 +152,8 @@ class Scripted:
         ]
         with self.lock:
             self.requests.append((list(ids), sampling))
-            self.generations.append(Generation(self, sequences, [list(self.scripts[i]) for i in range(sampling.n)]))
+            scripts = [list(self.scripts[i]) for i in range(sampling.n)]
+            self.generations.append(Generation(self, sequences, scripts, on_news or (lambda: None)))
             return self.generations[-1]
 
     def next_token(self, sequence: Sequence, script: list[int]) -> int:

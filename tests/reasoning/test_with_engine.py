@@ -9,41 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from millet.engine.engine import Engine, Generation
-from millet.models.chat_template import ChatTemplate
-from millet.models.config import ModelConfig
 from millet.models.load import load
-from millet.models.model import Model
-from millet.models.network import build
-from millet.models.tokenizer import Tokenizer
 from millet.reasoning.assistant import Assistant, Event, Reply
+from tests.reasoning.toys import toy_model
 
-QWEN3 = Path(__file__).parents[1] / "fixtures" / "qwen3"
 ASK = [{"role": "user", "content": "How many apples are left?"}]
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.fixture
 def someone(seed: int) -> Iterator[Assistant]:
-    tokenizer = Tokenizer.from_file(QWEN3 / "tokenizer.json", {})
-    config = ModelConfig.from_hf(
-        {"model_type": "qwen2", "vocab_size": 640, "num_key_value_heads": 1, "max_position_embeddings": 512, **SIZES}
-        | {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True}
-    )
-    torch.manual_seed(seed)
-    model = Model(
-        name="toy",
-        path=Path(),
-        config=config,
-        network=build(config).eval(),
-        tokenizer=tokenizer,
-        template=ChatTemplate((QWEN3 / "chat_template.jinja").read_text(), {}),
-        sampling_defaults={},
-        eos_token_ids=(tokenizer.id_of("<|im_end|>") or 0,),
-    )
-    with Engine(model, cache_tokens=4096) as engine:
+    with Engine(toy_model(seed), cache_tokens=4096) as engine:
         yield Assistant(engine)
 
 

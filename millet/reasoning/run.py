@@ -1,0 +1,99 @@
+"""A reply under way: from the engine's chunks to the reply's events, without a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from millet.engine.engine import Chunk, Engine
+from millet.engine.sampling import Sampling
+from millet.reasoning.reply import Event, Usage
+from millet.reasoning.state import ReplyState
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was checked and can begin, as often as one likes.
+
+    prompt_tokens: of the prompt. max_tokens: the most that each of the samples may have.
+    """
+
+    engine: Engine
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    new_state: Callable[[], ReplyState]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+    def start(self, on_news: Callable[[], None] | None = None) -> Run:
+        """Queue it. on_news: called from the engine's thread, at most once a step, when there is something to poll, an
+        error included; it must be quick. If it fails, the reply is cancelled."""
+        return Run(self, on_news)
+
+    def events(self) -> Generator[Event, None, None]:
+        """All events, waiting for them. Closing the generator cancels the reply."""
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        run = self.start(lambda: bell.put(None))
+        try:
+            while not run.done:
+                bell.get()
+                yield from run.poll()
+        finally:
+            if not run.done:
+                run.cancel()
+
+
+class Run:
+    """A reply of one or several samples under way. One thread polls it."""
+
+    def __init__(self, prepared: Prepared, on_news: Callable[[], None] | None) -> None:
+        self.done = False
+        """Every sample's finish has been handed out."""
+        self._states = [prepared.new_state() for _ in range(prepared.sampling.n)]
+        self._began = time.perf_counter()
+        self._finished = 0
+        self._generation = prepared.engine.submit(prepared.prompt, prepared.sampling, self._states, on_news)
+
+    def poll(self) -> list[Event]:
+        """What is ready, without waiting; a sample's events are in order, and its last is the finish.
+
+        Raises what broke the engine; nothing comes after that.
+        """
+        events = []
+        for chunk in self._generation.take():
+            state = self._states[chunk.index]
+            if chunk.finish_reason is not None:
+                state.finish()
+            events += [Event(p.kind, p.text, p.token_ids, chunk.index) for p in state.drain()]
+            if chunk.finish_reason is not None:
+                events.append(self._finish(chunk, state))
+        return events
+
+    def cancel(self) -> None:
+        """End all samples; their cache blocks are free before the engine's next step begins. They still finish."""
+        self._generation.cancel()
+
+    def _finish(self, chunk: Chunk, state: ReplyState) -> Event:
+        self._finished += 1
+        self.done = self._finished == len(self._states)
+        completion = self._generation.completion(chunk.index)
+        looped = state.thought_ended == "loop" and completion.finish_reason != "cancelled"
+        return Event(
+            "finish",
+            index=chunk.index,
+            finish_reason="loop" if looped else completion.finish_reason,
+            usage=Usage(
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=len(completion.token_ids),
+                reasoning_tokens=state.reasoning_tokens,
+                cached_tokens=completion.cached_tokens,
+            ),
+            thought_ended=state.thought_ended,
+            seconds=time.perf_counter() - self._began,
+            thought_seconds=state.thought_seconds,
+        )
