@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from millet.engine.hook import Hook
 from millet.engine.planner import plan_cache
 from millet.engine.runner import Runner, Speculation
 from millet.engine.sampling import Sampling
-from millet.engine.sequence import Sequence
+from millet.engine.sequence import Sequence, TopLogprobs
 from millet.engine.stopping import StopHook
 from millet.errors import BadRequest, MilletError, PromptTooLong
 from millet.kernels.block_cache import BLOCK_SIZE, BlockCache
@@ -37,15 +37,21 @@ class Completion:
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int
+    top_logprobs: list[TopLogprobs] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """New tokens of one sample of a running request; `finish_reason` is set on its last chunk."""
+    """New tokens of one sample of a running request; `finish_reason` is set on its last chunk.
+
+    logprobs, top_logprobs: one for each token, where they were asked for; only a cancelled sample's last may lack them.
+    """
 
     index: int
     token_ids: list[int]
     finish_reason: str | None
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
 
 
 class Generation:
@@ -89,6 +95,7 @@ class Generation:
             finish_reason=s.finish_reason or "cancelled",
             prompt_tokens=s.num_prompt,
             cached_tokens=s.num_cached or 0,
+            top_logprobs=list(s.top_logprobs) if s.sampling.top_logprobs else None,
         )
 
     def cancel(self) -> None:
@@ -104,11 +111,22 @@ class Generation:
 
     def _report(self, sequence: Sequence) -> bool:
         """Engine's thread: hand over what is new, if anything is."""
-        new = sequence.generated[self._reported[sequence.index] :]
-        self._reported[sequence.index] += len(new)
-        if new or sequence.done:
-            self._chunks.put(Chunk(sequence.index, new, sequence.finish_reason if sequence.done else None))
-        return bool(new) or sequence.done
+        start, end = self._reported[sequence.index], sequence.num_generated
+        if sequence.sampling.logprobs and not sequence.done:
+            end = len(sequence.logprobs)  # forced tokens wait for theirs
+        if start == end and not sequence.done:
+            return False
+        self._reported[sequence.index] = end
+        self._chunks.put(
+            Chunk(
+                sequence.index,
+                sequence.token_ids[sequence.num_prompt + start : sequence.num_prompt + end],
+                sequence.finish_reason if sequence.done else None,
+                sequence.logprobs[start:end],
+                sequence.top_logprobs[start:end],
+            )
+        )
+        return True
 
     def _fail(self, error: BaseException) -> None:
         self._chunks.put(error)
@@ -190,7 +208,7 @@ class Engine:
         """
         sampling = sampling or Sampling()
         prompt = [int(token) for token in prompt]
-        self._check(prompt, sampling)
+        self.check(prompt, sampling)
         if hooks is not None and len(hooks) != sampling.n:
             raise BadRequest(f"{len(hooks)} hooks for {sampling.n} samples; give one for each")
         sequences = [self._sequence(prompt, sampling, i, hooks[i] if hooks else None) for i in range(sampling.n)]
@@ -206,6 +224,20 @@ class Engine:
                 self._thread.start()
             self._wake.notify()
         return generation
+
+    def check(self, prompt: Ids[int], sampling: Sampling) -> None:
+        """Whether a request is possible. Raises BadRequest, PromptTooLong."""
+        vocabulary = self.model.config.vocab_size
+        if not prompt:
+            raise BadRequest("the prompt is empty; give at least one token")
+        if len(prompt) >= self.context_length:
+            raise PromptTooLong(
+                f"the prompt is {len(prompt)} tokens and the context holds {self.context_length}, "
+                "the reply included; shorten it, or start a new conversation"
+            )
+        for token in (*prompt, *sampling.logit_bias, *sampling.stop_token_ids):
+            if not 0 <= token < vocabulary:
+                raise BadRequest(f"token id {token} is outside the vocabulary (0 to {vocabulary - 1})")
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the load right now."""
@@ -235,19 +267,6 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _check(self, prompt: list[int], sampling: Sampling) -> None:
-        vocabulary = self.model.config.vocab_size
-        if not prompt:
-            raise BadRequest("the prompt is empty; give at least one token")
-        if len(prompt) >= self.context_length:
-            raise PromptTooLong(
-                f"the prompt is {len(prompt)} tokens and the context holds {self.context_length}, "
-                "the reply included; shorten it, or start a new conversation"
-            )
-        for token in (*prompt, *sampling.logit_bias, *sampling.stop_token_ids):
-            if not 0 <= token < vocabulary:
-                raise BadRequest(f"token id {token} is outside the vocabulary (0 to {vocabulary - 1})")
 
     def _sequence(self, prompt: list[int], sampling: Sampling, index: int, hook: Hook | None) -> Sequence:
         hooks = [hook] if hook else []

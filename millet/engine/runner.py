@@ -10,7 +10,7 @@ from torch import Tensor
 
 from millet.engine.cache import BlockPool
 from millet.engine.forward import Forward
-from millet.engine.sampler import sample, score
+from millet.engine.sampler import likeliest, sample, score
 from millet.engine.scheduler import Scheduler, Work
 from millet.engine.sequence import Sequence
 from millet.engine.speculation import Gate, PromptLookup
@@ -114,8 +114,9 @@ class Runner:
         """Log-probabilities of forced tokens, then draw and verify token by token."""
         if wanted.scored:
             index, sequences, tokens = zip(*wanted.scored, strict=True)
-            for sequence, value in zip(sequences, score(logits_NV[list(index)], list(tokens)), strict=True):
-                sequence.logprobs.append(value)
+            values = score(logits_NV[list(index)], list(tokens))
+            for row, sequence, token, value in zip(index, sequences, tokens, values, strict=True):
+                _note(sequence, logits_NV[row], token, value)
         return self._draw(works, wanted.drawing, logits_NV, hidden_TD)
 
     def _draw(
@@ -144,11 +145,13 @@ class Runner:
             for i, (row, sequence) in enumerate(turns):
                 token, length = sampled.token_ids[i], len(sequence.token_ids)
                 if sequence.sampling.logprobs and sampled.logprobs:
-                    sequence.logprobs.append(sampled.logprobs[i])
+                    _note(sequence, logits_NV[row + guessed], token, sampled.logprobs[i])
                 sequence.append(token)
                 if sequence.unscored and len(sequence.logprobs) == length - sequence.num_prompt:
                     # An end token was dropped for forced ones: the first of these stands where it stood.
-                    sequence.logprobs += score(logits_NV[[row + guessed]], [sequence.token_ids[length]])
+                    instead = sequence.token_ids[length]
+                    (value,) = score(logits_NV[[row + guessed]], [instead])
+                    _note(sequence, logits_NV[row + guessed], instead, value)
                 expected = sequence.drafts[guessed] if guessed < len(sequence.drafts) else None
                 # Forced tokens behind it, or a dropped end token, make the remaining guesses moot.
                 if token == expected and len(sequence.token_ids) == length + 1 and sequence.finish_reason is None:
@@ -171,6 +174,7 @@ class Runner:
         self.scheduler.advance(parent, computed)
         started = []
         for child in parent.siblings:
+            child.top_logprobs = list(parent.top_logprobs)
             child.logprobs = list(parent.logprobs)  # of tokens that their hooks forced alike
             copy = self.scheduler.fork(parent, child)
             if copy is False:
@@ -220,6 +224,14 @@ class _Wanted:
     rows: list[int] = field(default_factory=list)
     scored: list[tuple[int, Sequence, int]] = field(default_factory=list)  # logits row, sequence, forced token
     drawing: list[tuple[int, Work]] = field(default_factory=list)  # logits row of the work's first draw
+
+
+def _note(sequence: Sequence, logits_V: Tensor, token_id: int, logprob: float) -> None:
+    """One more log-probability, with those of the likeliest tokens where they were asked for."""
+    sequence.logprobs.append(logprob)
+    if sequence.sampling.top_logprobs:
+        count = sequence.sampling.top_logprobs
+        sequence.top_logprobs.append(likeliest(logits_V, count, token_id, logprob))
 
 
 def _take(logits_NV: Tensor, rows: list[int]) -> Tensor:

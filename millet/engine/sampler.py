@@ -74,6 +74,17 @@ def score(logits_NV: Tensor, token_ids: list[int]) -> list[float]:
     return logits_NV.log_softmax(dim=-1).gather(1, tokens_N[:, None]).squeeze(1).tolist()
 
 
+def likeliest(logits_V: Tensor, count: int, token_id: int, logprob: float) -> tuple[tuple[int, float], ...]:
+    """(token, log-probability) of the likeliest tokens of a row, of which `token_id` is known to have `logprob`.
+
+    That one gives the normaliser, so that it is the same number where it is among them.
+    """
+    best = logits_V.topk(min(count, len(logits_V)))
+    normaliser = float(logits_V[token_id]) - logprob
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return tuple((token, logprob if token == token_id else min(0.0, logit - normaliser)) for token, logit in pairs)
+
+
 def uniform(seed: int, index: int, position: int) -> float:
     """The number in [0, 1) that decides one token: two rounds of splitmix64's mixer over (seed, sample, position)."""
     mixed = _mix(_mix(seed & _MASK ^ 0x9E3779B97F4A7C15 * (index + 1)) + 0x9E3779B97F4A7C15 * (position + 1))

@@ -15,7 +15,8 @@ class Sampling:
 
     `seed` makes the request reproducible whatever else is in the batch; None draws a fresh one. `stop` are strings,
     `stop_token_ids` ends beside the model's own; the ending token or string is part of `token_ids`, so that a caller
-    sees why it ended. Log-probabilities are the model's own, before penalties, temperature and truncation.
+    sees why it ended. Log-probabilities are the model's own, before penalties, temperature and truncation;
+    `top_logprobs` asks for those of so many of the likeliest tokens beside each token's own.
     """
 
     temperature: float = 1.0
@@ -33,6 +34,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -48,6 +50,13 @@ class Sampling:
         _integer("top_k", self.top_k, 0, None, "0 turns it off")
         _integer("n", self.n, 1, 1024, "the number of samples")
         _integer("max_tokens", self.max_tokens, 1, None, "the most tokens to generate")
+        _integer("top_logprobs", self.top_logprobs, 0, 20, "the likeliest tokens to tell of")
+        if not isinstance(self.logprobs, bool):
+            raise BadRequest(f"logprobs is {self.logprobs!r}; it must be true or false")
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequest(
+                f"top_logprobs is {self.top_logprobs} without logprobs; set logprobs too, or leave both out"
+            )
         if self.seed is not None:
             _integer("seed", self.seed, -(2**63), 2**64 - 1, "any 64-bit integer, or none")
         if not all(isinstance(s, str) and s for s in self.stop):

@@ -14,6 +14,10 @@ from millet.engine.sampling import Sampling
 _arrivals = itertools.count()
 
 
+TopLogprobs = tuple[tuple[int, float], ...]
+"""(token, log-probability) of the likeliest at one position."""
+
+
 class Sequence:
     """Tokens of one sample. `token_ids[:num_computed]` are in the cache, the rest is still to be computed.
 
@@ -46,6 +50,7 @@ class Sequence:
         self.serials: list[int] = []  # prefix-cache serials of the leading full blocks
         self.drafts: list[int] = []
         self.logprobs: list[float] = []  # may lag behind forced tokens, see `unscored`
+        self.top_logprobs: list[TopLogprobs] = []  # beside them, where they were asked for
         self.siblings: list[Sequence] = []  # further samples of this prompt, forked once it is computed
         self.finish_reason: str | None = None
         self.allow: Tensor | None = None
@@ -84,6 +89,7 @@ class Sequence:
         if is_end and verdict.force and verdict.end is None and len(self.token_ids) < self.max_length:
             if self.sampling.logprobs:
                 self.logprobs.pop()  # the dropped end token's
+                del self.top_logprobs[len(self.logprobs) :]
         else:
             self._take(token_id, verdict.end or ("stop" if is_end else None))
         self.allow = verdict.allow

@@ -128,6 +128,15 @@ class Tokenizer:
     def pad_token(self) -> str | None:
         return self.special_tokens.get("pad_token")
 
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model expects BOS before a plain text."""
+        told = self.config.get("add_bos_token")
+        if told is not None:
+            return bool(told)
+        first = self._backend.encode("", add_special_tokens=True).tokens[:1]
+        return bool(first) and first[0] == self.bos_token
+
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers and others load."""
         self._backend.save(str(Path(directory) / "tokenizer.json"), pretty=False)

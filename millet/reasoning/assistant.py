@@ -10,14 +10,16 @@ from typing import Any, TypedDict, Unpack
 from millet.engine.engine import Engine
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest, PromptTooLong, UnsupportedModel
+from millet.models.chat_template import ChatTemplate
 from millet.models.load import load
 from millet.models.model import Model
+from millet.reasoning.completion import completion_prompt
 from millet.reasoning.format import think_format
 from millet.reasoning.masks import TokenMasks
 from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_messages, parse_think
 from millet.reasoning.reply import Event, Reply, Usage
 from millet.reasoning.run import Prepared
-from millet.reasoning.state import ReplyState
+from millet.reasoning.state import Phase, ReplyState
 from millet.reasoning.vote import vote as count_votes
 
 __all__ = ["Assistant", "Event", "Options", "Prepared", "Reply", "Usage"]
@@ -38,6 +40,7 @@ class Options(TypedDict, total=False):
     temperature, top_k, top_p, min_p, repetition_penalty: as the model's authors recommend by default.
     seed: the same seed gives the same reply. stop: strings that end the content; they are looked for in nothing else.
     n: samples, told apart by their events' `index`; not for `chat`.
+    logprobs: tell each token's log-probability; top_logprobs: those of so many of the likeliest beside it, at most 20.
     The rest as in `Sampling`.
     """
 
@@ -54,13 +57,15 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     n: int | None
+    logprobs: bool | None
+    top_logprobs: int | None
 
 
 class Assistant:
     """Talks with a model. Threads may share one: replies under way are computed together.
 
     source: a name or path as for `load`, a `Model`, or an `Engine`. An engine that the assistant made itself is closed
-    with it. Raises UnsupportedModel where the model has no chat template.
+    with it. A model without a chat template can only go on with a text, with `prepare_completion`.
     """
 
     def __init__(self, source: str | Path | Model | Engine) -> None:
@@ -68,20 +73,15 @@ class Assistant:
         self._owns_engine = isinstance(model, Model)
         self.engine = Engine(model) if isinstance(model, Model) else model
         self.model = self.engine.model
-        if self.model.template is None:
-            self.close()
-            raise UnsupportedModel(
-                f"{self.model.name} has no chat template; use Engine with token ids, or a chat model"
-            )
-        self._template = self.model.template
-        self._think = think_format(self._template, self.model.tokenizer)
+        self._think = think_format(self.model.template or ChatTemplate("", {}), self.model.tokenizer)
         self._end_ids = frozenset(self.model.eos_token_ids)
         self._masks = TokenMasks(self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
 
     def chat(self, messages: Messages, *, vote: int = 1, **options: Unpack[Options]) -> Reply:
         """The whole reply. vote: sample so many, and return the first of those whose answer most agree on.
 
-        Raises BadRequest for messages or options that make no sense, PromptTooLong.
+        Raises BadRequest for messages or options that make no sense, PromptTooLong, and UnsupportedModel where there is
+        no chat template.
         """
         if options.get("n") is not None:
             raise BadRequest("chat gives one reply; take the best of several with vote, or all of them with stream")
@@ -115,29 +115,25 @@ class Assistant:
         """Check and render a request, at no cost to the engine. Raises what `chat` raises."""
         _check_names(options)
         check_messages(messages)
-        mode, budget = parse_think(options.get("think", "auto"))
+        mode, budget = parse_think(_given(options, "think", "auto"))
         sampling = self._sampling(options)
         prompt = self._prompt(messages, mode)
-        limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
-        room = limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
+        room = self._room(prompt, sampling)
         if room < 1 and mode != "off":  # no room for a thought and an answer
             prompt, budget = self._prompt(messages, "off"), 0
-            limit = min(sampling.max_tokens, self.engine.context_length - len(prompt.token_ids))
+        return self._prepared(prompt, sampling, budget, room)
 
-        def new_state() -> ReplyState:
-            return ReplyState(
-                self.model.tokenizer,
-                self._think,
-                self._masks,
-                phase=prompt.phase,
-                end_ids=self._end_ids,
-                budget=budget,
-                room=room,
-                stop=sampling.stop,
-            )
+    def prepare_completion(self, prompt: str, suffix: str | None = None, **options: Unpack[Options]) -> Prepared:
+        """Check and encode a plain text for the model to go on from, without template or thought.
 
-        # Stop strings are the state machine's: the engine would look for them in the thought too.
-        return Prepared(self.engine, prompt.token_ids, replace(sampling, stop=()), limit, new_state)
+        suffix: what follows the gap that the model is to fill; BadRequest where the model has no tokens for that.
+        The events' kinds are "content" and "finish". Raises BadRequest, PromptTooLong.
+        """
+        _check_names(options)
+        if (think := _given(options, "think", "off")) not in ("off", "auto"):
+            raise BadRequest(f"think is {think!r}, and a plain completion has no thought; ask with messages for one")
+        ids = completion_prompt(self.model.tokenizer, prompt, suffix)
+        return self._prepared(Prompt(ids, Phase.CONTENT), self._sampling(options), budget=0, room=0)
 
     def close(self) -> None:
         """End the engine, if the assistant made it, with all replies under way. Safe to call twice."""
@@ -151,14 +147,49 @@ class Assistant:
         self.close()
 
     def _prompt(self, messages: Messages, mode: Mode) -> Prompt:
-        prompt = build_prompt(self._template, self.model.tokenizer, self._think, messages, mode)
+        if self.model.template is None:
+            raise UnsupportedModel(f"{self.model.name} has no chat template; use a chat model, or a plain completion")
+        return build_prompt(self.model.template, self.model.tokenizer, self._think, messages, mode)
+
+    def _limit(self, prompt: Prompt, sampling: Sampling) -> int:
+        """The most tokens that a reply may have."""
         context = self.engine.context_length
         if len(prompt.token_ids) >= context:
             raise PromptTooLong(
                 f"the messages are {len(prompt.token_ids)} tokens and the context holds {context}, the reply included; "
                 "shorten them, or start a new conversation"
             )
-        return prompt
+        return min(sampling.max_tokens, context - len(prompt.token_ids))
+
+    def _room(self, prompt: Prompt, sampling: Sampling) -> int:
+        """After how many tokens a thought must close, for an answer to follow."""
+        limit = self._limit(prompt, sampling)
+        return limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
+
+    def _prepared(self, prompt: Prompt, sampling: Sampling, budget: int | None, room: int) -> Prepared:
+        def new_state() -> ReplyState:
+            return ReplyState(
+                self.model.tokenizer,
+                self._think,
+                self._masks,
+                phase=prompt.phase,
+                end_ids=self._end_ids,
+                budget=budget,
+                room=room,
+                stop=sampling.stop,
+            )
+
+        self.engine.check(prompt.token_ids, sampling)
+        # Stop strings are the state machine's: the engine would look for them in the thought too.
+        without_stop = replace(sampling, stop=())
+        return Prepared(
+            self.engine,
+            prompt.token_ids,
+            without_stop,
+            self._limit(prompt, sampling),
+            new_state,
+            self.model.tokenizer.token_bytes,
+        )
 
     def _sampling(self, options: Options) -> Sampling:
         given: dict[str, Any] = {
@@ -171,6 +202,11 @@ def _check_names(options: Options) -> None:
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
+
+
+def _given(options: Options, name: str, default: Any) -> Any:
+    value = options.get(name)
+    return default if value is None else value
 
 
 def _total(usages: list[Usage]) -> Usage:

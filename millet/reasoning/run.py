@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from millet.engine.engine import Chunk, Engine
 from millet.engine.sampling import Sampling
-from millet.reasoning.reply import Event, Usage
-from millet.reasoning.state import ReplyState
+from millet.reasoning.reply import Event, TokenLogprob, Usage
+from millet.reasoning.state import Piece, ReplyState
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that was checked and can begin, as often as one likes.
 
-    prompt_tokens: of the prompt. max_tokens: the most that each of the samples may have.
+    prompt_tokens: of the prompt. max_tokens: the most that each of the samples may have. token_bytes: what a token
+    spells, which clients like to see beside its log-probability.
     """
 
     engine: Engine
@@ -25,6 +28,7 @@ class Prepared:
     sampling: Sampling
     max_tokens: int
     new_state: Callable[[], ReplyState]
+    token_bytes: Callable[[int], bytes]
 
     @property
     def prompt_tokens(self) -> int:
@@ -55,6 +59,9 @@ class Run:
         self.done = False
         """Every sample's finish has been handed out."""
         self._states = [prepared.new_state() for _ in range(prepared.sampling.n)]
+        scored = prepared.sampling.logprobs
+        self._scores: list[deque[TokenLogprob]] = [deque() for _ in self._states] if scored else []
+        self._waiting: list[deque[Piece]] = [deque() for _ in self._scores]
         self._began = time.perf_counter()
         self._finished = 0
         self._generation = prepared.engine.submit(prepared.prompt, prepared.sampling, self._states, on_news)
@@ -64,12 +71,13 @@ class Run:
 
         Raises what broke the engine; nothing comes after that.
         """
-        events = []
+        events: list[Event] = []
         for chunk in self._generation.take():
             state = self._states[chunk.index]
             if chunk.finish_reason is not None:
                 state.finish()
-            events += [Event(p.kind, p.text, p.token_ids, chunk.index) for p in state.drain()]
+            pieces = state.drain()
+            events += self._scored(chunk, pieces) if self._scores else (_event(piece, chunk.index) for piece in pieces)
             if chunk.finish_reason is not None:
                 events.append(self._finish(chunk, state))
         return events
@@ -77,6 +85,18 @@ class Run:
     def cancel(self) -> None:
         """End all samples; their cache blocks are free before the engine's next step begins. They still finish."""
         self._generation.cancel()
+
+    def _scored(self, chunk: Chunk, pieces: Iterable[Piece]) -> Iterator[Event]:
+        """Pieces with their tokens' log-probabilities. The state machine may be ahead of these: then they wait."""
+        waiting, scores = self._waiting[chunk.index], self._scores[chunk.index]
+        waiting += pieces
+        for token_id, logprob, top in zip_longest(chunk.token_ids, chunk.logprobs, chunk.top_logprobs, fillvalue=()):
+            if isinstance(token_id, int) and isinstance(logprob, float):
+                scores.append(TokenLogprob(token_id, logprob, top))
+        while waiting and (len(waiting[0].token_ids) <= len(scores) or chunk.finish_reason is not None):
+            piece = waiting.popleft()
+            count = min(len(scores), len(piece.token_ids))
+            yield _event(piece, chunk.index, tuple(scores.popleft() for _ in range(count)))
 
     def _finish(self, chunk: Chunk, state: ReplyState) -> Event:
         self._finished += 1
@@ -97,3 +117,7 @@ class Run:
             seconds=time.perf_counter() - self._began,
             thought_seconds=state.thought_seconds,
         )
+
+
+def _event(piece: Piece, index: int, logprobs: tuple[TokenLogprob, ...] = ()) -> Event:
+    return Event(piece.kind, piece.text, piece.token_ids, index, logprobs=logprobs)

@@ -10,7 +10,7 @@ from millet.engine.engine import Engine
 from millet.engine.hook import GO_ON, Verdict
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest, MilletError, PromptTooLong
-from tests.engine.fakes import VOCAB, FakeModel, FakeNetwork
+from tests.engine.fakes import STATES, VOCAB, FakeModel, FakeNetwork, weight
 
 
 @pytest.fixture
@@ -80,6 +80,18 @@ def test_cancelling_what_still_waits_or_is_over_is_harmless(engine):
     blocker.result()
     blocker.cancel()
     assert texts(engine, [[3]], Sampling(max_tokens=2))
+
+
+def test_news_and_what_is_ready_without_waiting(engine):
+    bell = threading.Semaphore(0)
+    generation = engine.submit([1, 2], Sampling(n=3, max_tokens=9), on_news=bell.release)
+    chunks = []
+    while sum(chunk.finish_reason is not None for chunk in chunks) < 3:
+        assert bell.acquire(timeout=30)
+        chunks += generation.take()
+    assert generation.take() == []
+    for index, completion in enumerate(generation.result()):
+        assert [t for chunk in chunks if chunk.index == index for t in chunk.token_ids] == completion.token_ids
 
 
 def test_many_threads_at_once(engine, network, seed):
@@ -181,6 +193,46 @@ def test_forced_tokens_replace_an_end_token(network):
     assert not set(out.token_ids[:-1]) & set(model.eos_token_ids)
     assert out.token_ids[-1] in model.eos_token_ids
     assert out.logprobs == pytest.approx(own_logprobs(network, [4], out.token_ids), abs=1e-5)
+
+
+def own_alternatives(network, prompt, tokens, count):
+    """The likeliest tokens at each place, from the model's own rows."""
+    found = []
+    for place in range(len(prompt), len(prompt) + len(tokens)):
+        total = sum(weight(t, p) for p, t in enumerate((prompt + tokens)[:place]))
+        best = network.logits_SV[total % STATES].log_softmax(-1).topk(count)
+        found.append((best.indices.tolist(), best.values.tolist()))
+    return found
+
+
+@pytest.mark.parametrize("speculation", ["off", "mtp", "ngram"])
+def test_alternatives_stream_beside_their_tokens(seed, speculation):
+    """Whatever was guessed or forced; for the request that asked, and nobody else."""
+    network = FakeNetwork(seed, mtp=speculation == "mtp")
+    model = FakeModel(network, eos_token_ids=tuple(range(0, VOCAB, 2)))
+    model.config.mtp_layers = int(speculation == "mtp")
+    model.config.cache.layers = 2
+    with Engine(model, cache_tokens=512, speculation=speculation) as engine:
+        sampling = Sampling(temperature=1.0, max_tokens=60, logprobs=True, top_logprobs=5, n=2, logit_bias={7: 2.0})
+        hooks = [ForceAtEnd(model.eos_token_ids, [1, 3, 5, 1, 3, 5, 1]) for _ in range(2)]
+        other = engine.submit([4, 5], Sampling(temperature=1.0, max_tokens=60, ignore_eos=True, logprobs=True))
+        generation = engine.submit([4], sampling, hooks=hooks)
+        chunks = list(generation)
+        outs, others = generation.result(), other.result()
+    assert others[0].top_logprobs is None
+    for index, out in enumerate(outs):
+        mine = [chunk for chunk in chunks if chunk.index == index]
+        assert all(len(c.token_ids) == len(c.logprobs) == len(c.top_logprobs) for c in mine)
+        assert [t for c in mine for t in c.token_ids] == out.token_ids
+        assert [v for c in mine for v in c.logprobs] == out.logprobs
+        tops = [top for c in mine for top in c.top_logprobs]
+        assert tops == out.top_logprobs
+        for token, logprob, top, (ids, values) in zip(
+            out.token_ids, out.logprobs, tops, own_alternatives(network, [4], out.token_ids, 5), strict=True
+        ):
+            assert [i for i, _ in top] == ids
+            assert [v for _, v in top] == pytest.approx(values, abs=1e-5)
+            assert dict(top).get(token, logprob) == logprob
 
 
 class ForceAtEnd:

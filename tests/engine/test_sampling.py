@@ -24,6 +24,9 @@ from millet.errors import BadRequest
         ("logit_bias", {3: 101}),
         ("logit_bias", {-3: 1}),
         ("stop", ("",)),
+        ("logprobs", 3),
+        ("top_logprobs", 21),
+        ("top_logprobs", 2),  # without logprobs
     ],
 )
 def test_an_impossible_value_is_one_line_that_names_it(field, value):

@@ -40,7 +40,8 @@ class Pieces:
 
     special_ids = frozenset({END, START})
     vocab_size = VOCAB
-    eos_token = "<end>"
+    eos_token = bos_token = "<end>"
+    adds_bos = False
 
     def __init__(self, marks: bool = False) -> None:
         self.added_tokens = {"<end>": END, "<start>": START}
@@ -155,6 +156,9 @@ class Scripted:
             scripts = [list(self.scripts[i]) for i in range(sampling.n)]
             self.generations.append(Generation(self, sequences, scripts, on_news or (lambda: None)))
             return self.generations[-1]
+
+    def check(self, ids: Ids[int], sampling: Sampling) -> None:
+        """All is possible."""
 
     def next_token(self, sequence: Sequence, script: list[int]) -> int:
         def allowed(token: int) -> bool:

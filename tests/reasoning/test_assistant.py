@@ -163,7 +163,7 @@ def test_threads_share_an_assistant() -> None:
 
 def test_a_model_without_a_chat_template_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="toy has no chat template"):
-        assistant("", [END])
+        assistant("", [END]).stream(ASK)
 
 
 def test_an_engine_that_was_given_is_not_closed() -> None:

@@ -120,3 +120,26 @@ def test_a_listener_that_is_gone_cancels_its_reply_alone(someone: Assistant) -> 
     assert run.done
     assert events[-1].finish_reason == "cancelled"
     assert someone.engine.stats()["cache_free_tokens"] == 4096
+
+
+def test_log_probabilities_are_of_the_tokens_of_their_event(someone: Assistant, seed: int) -> None:
+    """Whatever is forced, such as the end of a thought, and the same for the samples of one request."""
+    generate = someone.engine.generate
+    for trial in range(4):
+        prepared = someone.prepare(
+            ASK, think=9, max_tokens=40, n=2, seed=seed + trial, temperature=1.0, logprobs=True, top_logprobs=3
+        )
+        events = list(prepared.events())
+        for index in range(2):
+            mine = [event for event in events if event.index == index]
+            ids = [i for event in mine for i in event.token_ids]
+            scored = [score for event in mine for score in event.logprobs]
+            assert [score.token_id for score in scored] == ids
+            assert all(len(event.logprobs) == len(event.token_ids) for event in mine)
+            own = someone.model.logprobs([[*prepared.prompt, *ids]])[0][-len(ids) :].tolist()
+            assert [score.logprob for score in scored] == pytest.approx(own, abs=1e-4)
+            assert all(dict(score.top).get(score.token_id, score.logprob) == score.logprob for score in scored)
+            assert all(len(score.top) == 3 and score.top[0][1] >= score.logprob for score in scored)
+            reply = Reply.of(mine)
+            assert len(reply.logprobs) == len(ids) - reply.usage.reasoning_tokens
+    assert generate([[1, 2]])[0][0].logprobs is None
