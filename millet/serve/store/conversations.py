@@ -1,0 +1,220 @@
+"""Conversations: trees of messages that belong to an account.
+
+Whatever is another account's is answered like what does not exist: ApiError 404.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from millet.reasoning.reply import ToolCall, Usage
+from millet.serve.errors import ApiError
+from millet.serve.store.database import Database
+from millet.serve.store.records import Conversation, Message, MessageRole, Page, Tree, clean, new_id
+from millet.serve.store.schema import conversations, messages
+from millet.serve.store.search import index_text
+
+TITLE = 200  # characters
+_CONVERSATION = [conversations.c[f.name] for f in fields(Conversation)]
+_MESSAGE = [messages.c[f.name] for f in fields(Message)]
+
+
+class Conversations:
+    """owner: who streams the replies begun here, as in `ownership.py`."""
+
+    def __init__(self, database: Database, owner: int) -> None:
+        self._database = database
+        self._owner = owner
+
+    def create(self, account: str, title: str = "") -> Conversation:
+        """Without a title it takes the beginning of the first thing that is said."""
+        now = time.time()
+        conversation = Conversation(new_id(), _title(title), now, now)
+        with self._database.write() as connection:
+            connection.execute(conversations.insert().values(account=account, **asdict(conversation)))
+            index_text(connection, conversation.id, None, conversation.title)
+        return conversation
+
+    def get(self, account: str, conversation: str) -> Conversation:
+        with self._database.read() as connection:
+            return _get(connection, account, conversation)
+
+    def list(self, account: str, limit: int = 50, after: str | None = None) -> Page:
+        """Newest first. after: `next` of the page before."""
+        table = conversations
+        query = sa.select(*_CONVERSATION).where(table.c.account == account, table.c.deleted.is_(None))
+        if after is not None:
+            updated, last = _cursor(after)
+            query = query.where(sa.tuple_(table.c.updated, table.c.id) < sa.tuple_(sa.literal(updated), last))
+        query = query.order_by(table.c.updated.desc(), table.c.id.desc()).limit(limit + 1)
+        with self._database.read() as connection:
+            found = [Conversation(*row) for row in connection.execute(query)]
+        page = found[:limit]
+        return Page(page, f"{page[-1].updated!r}-{page[-1].id}" if len(found) > limit else None)
+
+    def rename(self, account: str, conversation: str, title: str) -> Conversation:
+        with self._database.write() as connection:
+            _get(connection, account, conversation)
+            _update(connection, conversation, title=_title(title), updated=time.time())
+            index_text(connection, conversation, None, _title(title))
+            return _get(connection, account, conversation)
+
+    def delete(self, account: str, conversation: str) -> None:
+        """It is found no more. `restore` brings it back, until `purge` has removed it."""
+        with self._database.write() as connection:
+            _get(connection, account, conversation)
+            _update(connection, conversation, deleted=time.time())
+
+    def restore(self, account: str, conversation: str) -> Conversation:
+        with self._database.write() as connection:
+            _get(connection, account, conversation, deleted=True)
+            _update(connection, conversation, deleted=None)
+            return _get(connection, account, conversation)
+
+    def purge(self, before: float) -> None:
+        """Remove for good what was deleted before that time."""
+        with self._database.write() as connection:
+            connection.execute(conversations.delete().where(conversations.c.deleted < before))
+
+    def tree(self, account: str, conversation: str) -> Tree:
+        query = sa.select(*_MESSAGE).where(messages.c.conversation == conversation).order_by(messages.c.number)
+        with self._database.read() as connection:
+            found = _get(connection, account, conversation)
+            return Tree(found, [_message(row) for row in connection.execute(query)])
+
+    def path(self, account: str, message: str) -> Sequence[Message]:
+        """The branch from the root to this message, both included."""
+        branch = (
+            sa.select(messages.c.id, messages.c.parent)
+            .join(conversations, conversations.c.id == messages.c.conversation)
+            .where(messages.c.id == message, conversations.c.account == account, conversations.c.deleted.is_(None))
+            .cte("branch", recursive=True)
+        )
+        branch = branch.union_all(
+            sa.select(messages.c.id, messages.c.parent).join(branch, messages.c.id == branch.c.parent)
+        )
+        query = sa.select(*_MESSAGE).join(branch, messages.c.id == branch.c.id).order_by(messages.c.number)
+        with self._database.read() as connection:
+            found = [_message(row) for row in connection.execute(query)]
+        if not found:
+            raise _no_message()
+        return found
+
+    def add_message(
+        self,
+        account: str,
+        conversation: str,
+        parent: str | None,
+        role: MessageRole,
+        content: str,
+        tool_call_id: str | None = None,
+    ) -> Message:
+        """A message that is whole. parent: what it follows; None begins the conversation. An edit is a new message with
+        the parent of the old one."""
+        message = Message(
+            new_id(), conversation, parent, role, clean(content), tool_call_id=tool_call_id, created=time.time()
+        )
+        with self._database.write() as connection:
+            found = _get(connection, account, conversation)
+            _check_parent(connection, conversation, parent)
+            connection.execute(messages.insert().values(**row_of(message)))
+            index_text(connection, conversation, message.id, message.content)
+            _update(connection, conversation, updated=message.created)
+            if not found.title and role == "user" and (title := _title(content)):
+                _update(connection, conversation, title=title)
+                index_text(connection, conversation, None, title)
+        return message
+
+    def begin_reply(self, account: str, parent: str, model: str) -> Message:
+        """An empty reply, to be written with `ReplyWriter`. Replies with one parent are versions of it."""
+        with self._database.write() as connection:
+            query = sa.select(messages.c.conversation).where(messages.c.id == parent)
+            conversation = connection.execute(query).scalar_one_or_none()
+            if conversation is None:
+                raise _no_message()
+            _get(connection, account, conversation)
+            now = time.time()
+            message = Message(
+                new_id(), conversation, parent, "assistant", "", model=model, status="streaming", created=now
+            )
+            connection.execute(messages.insert().values(**row_of(message), owner=self._owner))
+            _update(connection, conversation, updated=now)
+        return message
+
+    def add_tree(self, account: str, title: str, nodes: Sequence[Message]) -> Conversation:
+        """A conversation that came from elsewhere, parents before their children. Ids become new ones, since the old
+        may be here already."""
+        now = time.time()
+        conversation = Conversation(new_id(), _title(title), now, now)
+        ids: dict[str, str] = {}
+        with self._database.write() as connection:
+            connection.execute(conversations.insert().values(account=account, **asdict(conversation)))
+            index_text(connection, conversation.id, None, conversation.title)
+            for node in nodes:
+                ids[node.id] = new_id()
+                row = row_of(node) | {"id": ids[node.id], "conversation": conversation.id}
+                row["parent"] = None if node.parent is None else ids[node.parent]
+                connection.execute(messages.insert().values(**row))
+                index_text(connection, conversation.id, ids[node.id], row["content"])
+        return conversation
+
+
+def row_of(message: Message) -> dict[str, Any]:
+    """A message as the table holds it."""
+    row = asdict(message)
+    for name in ("content", "reasoning"):
+        row[name] = clean(row[name])
+    return row
+
+
+def _message(row: sa.Row[Any]) -> Message:
+    values = dict(row._mapping)
+    values["tool_calls"] = tuple(ToolCall(**call) for call in values["tool_calls"])
+    values["usage"] = values["usage"] and Usage(**values["usage"])
+    return Message(**values)
+
+
+def _get(connection: sa.Connection, account: str, conversation: str, deleted: bool = False) -> Conversation:
+    table = conversations
+    query = sa.select(*_CONVERSATION).where(
+        table.c.id == conversation,
+        table.c.account == account,
+        table.c.deleted.is_not(None) if deleted else table.c.deleted.is_(None),
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise ApiError(404, "there is no such conversation; it may have been deleted", code="conversation_not_found")
+    return Conversation(*row)
+
+
+def _update(connection: sa.Connection, conversation: str, **values: Any) -> None:
+    connection.execute(conversations.update().where(conversations.c.id == conversation).values(**values))
+
+
+def _check_parent(connection: sa.Connection, conversation: str, parent: str | None) -> None:
+    if parent is None:
+        return
+    query = sa.select(messages.c.id).where(messages.c.id == parent, messages.c.conversation == conversation)
+    if connection.execute(query).one_or_none() is None:
+        raise _no_message()
+
+
+def _no_message() -> ApiError:
+    return ApiError(404, "there is no such message in this conversation; load it again", code="message_not_found")
+
+
+def _title(text: str) -> str:
+    return " ".join(clean(text[: 4 * TITLE]).split())[:TITLE]
+
+
+def _cursor(text: str) -> tuple[float, str]:
+    match = re.fullmatch(r"(\d+\.\d+)-([0-9a-f]{32})", text)
+    if match is None:
+        raise ApiError(422, "after is not what a page gave as next; leave it out to begin anew", param="after")
+    return float(match[1]), match[2]

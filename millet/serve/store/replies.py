@@ -1,0 +1,167 @@
+"""Replies on their way into the database, while they stream.
+
+Tokens are gathered in memory, and a thread writes all replies that grew in one transaction, at most every half second:
+a process that is killed loses less than the last second. Each write holds the whole text, so that one whose outcome is
+unknown can be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from millet.reasoning.reply import ToolCall, Usage
+from millet.serve.store.database import Database
+from millet.serve.store.ownership import Ownership
+from millet.serve.store.records import Status, clean
+from millet.serve.store.schema import conversations, messages
+from millet.serve.store.search import index_text
+
+INTERVAL = 0.5  # seconds between writes of a growing reply
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Reply:
+    reasoning: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
+    end: dict[str, Any] = field(default_factory=dict)
+    done: Future[None] = field(default_factory=Future)
+
+    def row(self) -> dict[str, Any]:
+        self.reasoning, self.content = [clean("".join(self.reasoning))], [clean("".join(self.content))]
+        return {"reasoning": self.reasoning[0], "content": self.content[0], "status": "streaming", **self.end}
+
+
+class ReplyWriter:
+    """Writes the replies that `Conversations.begin_reply` began. No method blocks but `close`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._replies: dict[str, _Reply] = {}
+        self._grown: set[str] = set()  # since they were last written
+        self._pressing = False  # somebody waits for a reply's end to be on disk
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="millet-replies", daemon=True)
+        self._thread.start()
+
+    def append(self, message: str, *, reasoning: str = "", content: str = "") -> None:
+        """What the reply grew by; on disk within a second."""
+        with self._changed:
+            reply = self._replies.setdefault(message, _Reply())
+            reply.reasoning.append(reasoning)
+            reply.content.append(content)
+            if not self._grown:
+                self._changed.notify()
+            self._grown.add(message)
+
+    def finish(
+        self,
+        message: str,
+        status: Status,
+        *,
+        finish_reason: str | None = None,
+        usage: Usage | None = None,
+        tool_calls: tuple[ToolCall, ...] = (),
+        thought_seconds: float = 0.0,
+    ) -> Future[None]:
+        """The reply's end. The future is done when all of the reply is on disk. Where it holds the database's error,
+        writing is tried again, as long as the process lives."""
+        end = {
+            "status": status,
+            "finish_reason": finish_reason,
+            "usage": usage and asdict(usage),
+            "tool_calls": [asdict(call) for call in tool_calls],
+            "thought_seconds": thought_seconds,
+            "owner": None,
+        }
+        with self._changed:
+            reply = self._replies.setdefault(message, _Reply())
+            reply.end = end
+            self._grown.add(message)
+            self._pressing = True
+            self._changed.notify()
+            return reply.done
+
+    def close(self) -> None:
+        """Write everything; replies without an end are interrupted ones."""
+        with self._changed:
+            self._closing = True
+            for message, reply in self._replies.items():
+                reply.end = reply.end or {"status": "interrupted", "owner": None}
+                self._grown.add(message)
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        began = -INTERVAL
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._grown or self._closing)
+                # An end is written at once, and what waits beside it too.
+                rest = max(0.0, began + INTERVAL - time.monotonic())
+                self._changed.wait_for(lambda: self._pressing or self._closing, timeout=rest)
+                batch = {message: self._replies[message].row() for message in self._grown}
+                self._grown.clear()
+                self._pressing, closing = False, self._closing
+            began = time.monotonic()
+            try:
+                with self._database.write() as connection:
+                    for message, row in batch.items():
+                        _write_row(connection, message, row)
+            except DBAPIError as error:
+                log.error("replies could not be written (%s); trying again", type(error.orig).__name__)
+                self._failed(batch, error)
+            else:
+                self._written(batch)
+            if closing:
+                return
+
+    def _written(self, batch: Mapping[str, dict[str, Any]]) -> None:
+        with self._changed:
+            for message, row in batch.items():
+                if row["status"] != "streaming":
+                    reply = self._replies.pop(message)
+                    if not reply.done.done():
+                        reply.done.set_result(None)
+
+    def _failed(self, batch: Mapping[str, dict[str, Any]], error: DBAPIError) -> None:
+        with self._changed:
+            self._grown.update(batch)
+            for message, row in batch.items():
+                done = self._replies[message].done
+                if row["status"] != "streaming" and not done.done():
+                    done.set_exception(error)
+
+
+def _write_row(connection: sa.Connection, message: str, row: dict[str, Any]) -> None:
+    # An interrupted one may be ours: taken for a dead process's while PostgreSQL had lost our connection.
+    unfinished = sa.and_(messages.c.id == message, messages.c.status.in_(["streaming", "interrupted"]))
+    update = messages.update().where(unfinished).values(**row).returning(messages.c.conversation)
+    conversation = connection.execute(update).scalar_one_or_none()
+    if conversation is not None and row["status"] != "streaming":
+        index_text(connection, conversation, message, row["content"])
+        now = time.time()
+        connection.execute(conversations.update().where(conversations.c.id == conversation).values(updated=now))
+
+
+def mark_interrupted(database: Database, ownership: Ownership) -> int:
+    """End the replies whose process is gone, with what they have. Returns how many."""
+    with database.write() as connection:
+        owners = connection.execute(sa.select(messages.c.owner).where(messages.c.owner.is_not(None)).distinct())
+        gone = [owner for owner in owners.scalars() if ownership.is_gone(owner)]
+        update = messages.update().where(messages.c.owner.in_(gone)).values(status="interrupted", owner=None)
+        ended = connection.execute(update.returning(messages.c.id, messages.c.conversation, messages.c.content)).all()
+        for row in ended:
+            index_text(connection, row.conversation, row.id, row.content)
+    return len(ended)

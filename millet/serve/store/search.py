@@ -1,0 +1,99 @@
+"""Full-text search of one account's history: SQLite's FTS5 or PostgreSQL's tsvector, given the same words.
+
+A text is one entry or several: PostgreSQL counts positions to 16,383 and keeps at most 1 MB together.
+"""
+
+from __future__ import annotations
+
+import re
+
+import sqlalchemy as sa
+
+from millet.serve.store.database import Database
+from millet.serve.store.records import Hit
+from millet.serve.store.schema import conversations, messages, search_entries
+from millet.serve.store.words import phrases, split_words
+
+ENTRY = 16_000  # words of one entry
+OVERLAP = 64  # words that are in two entries, so that a phrase is whole in one of them
+LONGEST_QUERY = 200
+SNIPPET = 160
+
+
+def search(database: Database, account: str, query: str, limit: int = 20) -> list[Hit]:
+    """The messages and titles that have all words of the query, newest first."""
+    wanted = phrases(query[:LONGEST_QUERY])
+    if not wanted:
+        return []
+    sqlite = database.is_sqlite
+    matches = "search_words MATCH :query" if sqlite else "search_words.words @@ CAST(:query AS tsquery)"
+    expression = _sqlite_query(wanted) if sqlite else _postgresql_query(wanted)
+    entries, index = search_entries, sa.table("search_words", sa.column("rowid"))
+    found = (
+        sa.select(entries.c.conversation, entries.c.message, sa.func.max(entries.c.number).label("number"))
+        .join(index, index.c.rowid == entries.c.number)
+        .join(conversations, conversations.c.id == entries.c.conversation)
+        .where(sa.text(matches).bindparams(query=expression))
+        .where(conversations.c.account == account, conversations.c.deleted.is_(None))
+        .group_by(entries.c.conversation, entries.c.message)
+        .order_by(sa.desc("number"))
+        .limit(limit)
+        .subquery()
+    )
+    hits = (
+        sa.select(conversations.c.id, conversations.c.title, conversations.c.created)
+        .add_columns(messages.c.id.label("message"), messages.c.content, messages.c.created.label("written"))
+        .select_from(found)
+        .join(conversations, conversations.c.id == found.c.conversation)
+        .outerjoin(messages, messages.c.id == found.c.message)
+        .order_by(found.c.number.desc())
+    )
+    with database.read() as connection:
+        rows = connection.execute(hits).all()
+    return [
+        Hit(row.id, row.title, row.message, _snippet(row.content or row.title, query), row.written or row.created)
+        for row in rows
+    ]
+
+
+def index_text(connection: sa.Connection, conversation: str, message: str | None, text: str) -> None:
+    """Make the message's text, or the title, what is found of it from now on."""
+    entries = search_entries
+    of_message = entries.c.message.is_(None) if message is None else entries.c.message == message
+    connection.execute(entries.delete().where(entries.c.conversation == conversation, of_message))
+    words = split_words(text)
+    for start in range(0, len(words), ENTRY - OVERLAP):
+        part = words[start : start + ENTRY]
+        insert = entries.insert().values(conversation=conversation, message=message).returning(entries.c.number)
+        number = connection.execute(insert).scalar_one()
+        if connection.dialect.name == "sqlite":
+            value, written = ":words", " ".join(part)
+        else:
+            value = "CAST(:words AS tsvector)"
+            written = " ".join(f"'{word}':{position}" for position, word in enumerate(part, 1))
+        connection.execute(
+            sa.text(f"INSERT INTO search_words (rowid, words) VALUES (:number, {value})"),
+            {"number": number, "words": written},
+        )
+
+
+# Words are letters and digits alone, so quotes around them are all that the two languages need.
+
+
+def _sqlite_query(wanted: list[tuple[list[str], bool]]) -> str:
+    return " AND ".join(f'"{" ".join(words)}"{" *" if beginning else ""}' for words, beginning in wanted)
+
+
+def _postgresql_query(wanted: list[tuple[list[str], bool]]) -> str:
+    return " & ".join(
+        "(" + " <-> ".join(f"'{word}'" for word in words) + (":*" if beginning else "") + ")"
+        for words, beginning in wanted
+    )
+
+
+def _snippet(text: str, query: str) -> str:
+    places = [re.search(re.escape(stretch), text, re.IGNORECASE) for stretch in query.split()]
+    first = min((place.start() for place in places if place), default=0)
+    start = max(0, first - SNIPPET // 3)
+    piece = " ".join(text[start : start + SNIPPET].split())
+    return ("…" if start else "") + piece + ("…" if start + SNIPPET < len(text) else "")
