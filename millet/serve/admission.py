@@ -1,0 +1,321 @@
+"""Who may begin, who waits, who is sent away: decided before the first byte of the answer.
+
+Everything here belongs to the event loop's thread, and nothing waits but `Ticket.admitted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from millet.reasoning.reply import Usage
+from millet.serve.caller import Caller
+from millet.serve.config import Prices
+from millet.serve.errors import ApiError
+from millet.serve.fairness import Entry, FairQueue, QueueFull
+
+MINUTE = 60.0
+DAY = 86_400.0
+SHARE = 0.5  # of the queue, for one account
+FIRST_GUESS = 10.0  # seconds that a reply takes, until one has been measured
+REMEMBERED = 64  # replies whose times are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """today: spent under this key (without one: by this account) in this UTC day. balance: what the account has left;
+    None where it has no balance to use up. Both in the currency of the prices."""
+
+    today: float = 0.0
+    balance: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Use:
+    began: float
+    amount: int
+    expired: bool = False
+
+
+class Window:
+    """How much was used within the last minute, exactly: a sliding window. An amount counts for a minute from when it
+    was reserved, and may be corrected meanwhile."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._uses: deque[Use] = deque()
+
+    def reserve(self, now: float, amount: int) -> Use:
+        use = Use(now, amount)
+        self._uses.append(use)
+        self._total += amount
+        return use
+
+    def settle(self, use: Use, amount: int) -> None:
+        if not use.expired:
+            self._total += amount - use.amount
+            use.amount = amount
+
+    def wait(self, now: float, amount: int, limit: int | None) -> float:
+        """Seconds until `amount` more fits under the limit, if nothing else comes; 0 when it fits now. The amount
+        alone must fit."""
+        while self._uses and now - self._uses[0].began >= MINUTE:
+            use = self._uses.popleft()
+            use.expired = True
+            self._total -= use.amount
+        if limit is None:
+            return 0.0
+        excess = self._total + amount - limit
+        until = now
+        for use in self._uses:
+            if excess <= 0:
+                break
+            excess -= use.amount
+            until = use.began + MINUTE
+        return until - now
+
+
+@dataclass(frozen=True, slots=True)
+class LastMinute:
+    """What one key (or an account without one) has used."""
+
+    requests: Window = field(default_factory=Window)
+    tokens: Window = field(default_factory=Window)
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """When a request came, and when its turn did."""
+
+    came: float
+    began: float | None = None
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Ticket:
+    """A request's place: waiting, running, or over. Release it in every way out; `with` does, if nobody did before."""
+
+    def __init__(
+        self, admission: Admission, caller: Caller, entry: Entry[Turn], reserved: Use, prompt_tokens: int, cost: float
+    ) -> None:
+        self.caller = caller
+        self.entry = entry
+        self.reserved = reserved
+        self.cost = cost
+        """Of the worst case."""
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = 0
+        """Charged so far."""
+        self._admission = admission
+
+    @property
+    def position(self) -> int:
+        """0 once it runs, 1 when it is next."""
+        return 0 if self.entry.item.began is not None else self._admission.queue.position(self.entry)
+
+    @property
+    def estimated_wait(self) -> float:
+        """Seconds until its turn, as the recent replies went."""
+        return self.position * self._admission.seconds_per_start
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds until its turn came; None while it has not."""
+        turn = self.entry.item
+        return None if turn.began is None else turn.began - turn.came
+
+    async def admitted(self, timeout: float | None = None) -> bool:
+        """Wait until its turn comes, for `timeout` seconds at most. False: not yet; ask again."""
+        turn = self.entry.item.event
+        try:
+            async with asyncio.timeout(timeout):
+                await turn.wait()
+        except TimeoutError:
+            pass
+        return turn.is_set()
+
+    def charge(self, *, input: int = 0, output: int = 0) -> None:
+        """Count tokens as they are made. The prompt's are counted when its turn comes; `input` is for what was more
+        than the estimate."""
+        self.prompt_tokens += input
+        self.output_tokens += output
+        self._admission.queue.charge(self.entry.account, input=input, output=output)
+
+    def release(self, usage: Usage | None = None) -> None:
+        """It is over, well or badly, and the next may begin. usage: of all samples together, where it is known; else
+        what was charged counts. Only the first release does anything."""
+        self._admission.release(self, usage)
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def _nothing(caller: Caller) -> Spending:
+    return Spending()
+
+
+class Admission:
+    """slots: most sequences computed at once; a request with n samples takes n. capacity: requests that may wait.
+    spending: what a caller has spent; asked in the event loop, once for each request that costs something, so it must
+    be quick. Record what a reply cost before its release. utc: seconds since 1970. share: of the queue's places, for
+    one account.
+
+    The limits are counted under the caller's key, or without one under its account. Requests and tokens per minute are
+    sliding windows; of tokens, the worst case is reserved, and set right when the request ends.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        capacity: int,
+        prices: Prices | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        spending: Callable[[Caller], Spending] = _nothing,
+        utc: Callable[[], float] = time.time,
+        share: float = SHARE,
+    ) -> None:
+        self.queue: FairQueue[Turn] = FairQueue(slots, capacity)
+        self._clock = clock
+        self._prices = prices or Prices()
+        self._spending = spending
+        self._utc = utc
+        self._places = max(1, round(capacity * share))
+        self._tickets: set[Ticket] = set()
+        self._used: dict[tuple[str, str | None], LastMinute] = {}
+        self._slot_seconds: deque[float] = deque(maxlen=REMEMBERED)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self.queue.waiting
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return self.queue.slots - self.queue.free
+
+    @property
+    def seconds_per_reply(self) -> float:
+        """Mean of the recent ones, a slot's seconds: n samples count n times."""
+        known = self._slot_seconds
+        return sum(known) / len(known) if known else FIRST_GUESS
+
+    @property
+    def seconds_per_start(self) -> float:
+        """How often a slot comes free while all are busy."""
+        return self.seconds_per_reply / self.queue.slots
+
+    def enter(self, caller: Caller, *, prompt_tokens: int, max_tokens: int, samples: int = 1) -> Ticket:
+        """A place, running or waiting. prompt_tokens may be an estimate; max_tokens is each sample's.
+
+        Raises ApiError: 429 for the caller's own limits, 413 where the request alone is over its tokens per minute,
+        402 when the money is used up, 422 for more samples than there are slots, 503 when the queue is full.
+        """
+        now = self._clock()
+        if samples > self.queue.slots:
+            raise ApiError(
+                422, f"n is {samples}, but at most {self.queue.slots} replies are computed at once", param="n"
+            )
+        worst = Usage(prompt_tokens=prompt_tokens, completion_tokens=samples * max_tokens)
+        cost = self._prices.cost(worst)
+        used = self._used.setdefault((caller.account, caller.key), LastMinute())
+        self._check_rates(caller, used, now, worst)
+        if cost:
+            self._check_money(caller)
+        if self.queue.waiting or samples > self.queue.free:
+            self._check_share(caller.account)
+        try:
+            entry = self.queue.join(caller.account, Turn(now), input=prompt_tokens, width=samples)
+        except QueueFull:
+            message = "as many requests wait as the server takes; try again soon"
+            raise ApiError(503, message, code="queue_full", retry_after=self.seconds_per_start) from None
+        used.requests.reserve(now, 1)
+        reserved = used.tokens.reserve(now, worst.prompt_tokens + worst.completion_tokens)
+        ticket = Ticket(self, caller, entry, reserved, prompt_tokens, cost)
+        self._tickets.add(ticket)
+        self._advance()
+        return ticket
+
+    def _check_rates(self, caller: Caller, used: LastMinute, now: float, worst: Usage) -> None:
+        limits, tokens = caller.limits, worst.prompt_tokens + worst.completion_tokens
+        if limits.tokens_per_minute is not None and tokens > limits.tokens_per_minute:
+            raise ApiError(
+                413,
+                f"this request may take {tokens} tokens (prompt {worst.prompt_tokens}, reply up to "
+                f"{worst.completion_tokens}) and the limit is {limits.tokens_per_minute} a minute; "
+                "lower max_tokens or shorten the messages",
+                code="tokens_per_minute",
+            )
+        mine = sum(t.caller.account == caller.account and t.caller.key == caller.key for t in self._tickets)
+        if limits.concurrency is not None and mine >= limits.concurrency:
+            message = (
+                f"{mine} requests are under way, and the limit is {limits.concurrency} at once; wait for one to end"
+            )
+            raise ApiError(429, message, code="concurrency", retry_after=self.seconds_per_reply / max(1, mine))
+        for window, amount, limit, name, unit in (
+            (used.requests, 1, limits.requests_per_minute, "requests_per_minute", "requests"),
+            (used.tokens, tokens, limits.tokens_per_minute, "tokens_per_minute", "tokens"),
+        ):
+            wait = window.wait(now, amount, limit)
+            if wait > 0:
+                message = f"the limit of {limit} {unit} a minute is reached; try again in {wait:.0f} seconds"
+                raise ApiError(429, message, code=name, retry_after=wait)
+
+    def _check_money(self, caller: Caller) -> None:
+        """What replies under way may cost at worst is counted as well, so that they cannot overdraw together."""
+        spending, limit = self._spending(caller), caller.limits.spend_per_day
+        under_way = [ticket for ticket in self._tickets if ticket.caller.account == caller.account]
+        of_key = sum(ticket.cost for ticket in under_way if ticket.caller.key == caller.key)
+        of_account = sum(ticket.cost for ticket in under_way)
+        currency = self._prices.currency
+        if spending.balance is not None:
+            if spending.balance <= 0:
+                raise ApiError(402, "the balance is used up; ask the operator to add to it", code="balance")
+            self._check_promised(spending.balance - of_account, "the balance", "balance")
+        if limit is not None:
+            if spending.today >= limit:
+                message = f"today's {limit:g} {currency} are spent; the limit begins anew at 00:00 UTC"
+                raise ApiError(402, message, code="spend_per_day", retry_after=DAY - self._utc() % DAY)
+            self._check_promised(limit - spending.today - of_key, f"today's {limit:g} {currency}", "spend_per_day")
+
+    def _check_promised(self, left: float, what: str, code: str) -> None:
+        if left <= 0:
+            message = f"the requests under way may use up {what}; wait for one to end, or lower max_tokens"
+            raise ApiError(429, message, code=code, retry_after=self.seconds_per_reply)
+
+    def _check_share(self, account: str) -> None:
+        waiting = self.queue.waiting_of(account)
+        if self.queue.capacity and waiting >= self._places:
+            message = (
+                f"{waiting} of this account's requests wait already, its share of the queue; wait for one to begin"
+            )
+            raise ApiError(429, message, code="queue_share", retry_after=self.seconds_per_start)
+
+    def _advance(self) -> None:
+        while (entry := self.queue.next()) is not None:
+            entry.item.began = self._clock()
+            entry.item.event.set()
+
+    def release(self, ticket: Ticket, usage: Usage | None) -> None:
+        if ticket not in self._tickets:
+            return
+        self._tickets.remove(ticket)
+        entry, ran = ticket.entry, ticket.entry.running
+        if usage is None:
+            usage = Usage(ticket.prompt_tokens if ran else 0, ticket.output_tokens)
+        elif ran:  # an upstream's tokens are known only now
+            uncharged = usage.completion_tokens - ticket.output_tokens
+            ticket.charge(input=max(0, usage.prompt_tokens - ticket.prompt_tokens), output=max(0, uncharged))
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        self._used[ticket.caller.account, ticket.caller.key].tokens.settle(ticket.reserved, tokens)
+        if entry.item.began is not None:
+            self._slot_seconds.append((self._clock() - entry.item.began) * entry.width)
+        self.queue.leave(entry)
+        self._advance()
