@@ -51,11 +51,19 @@ def block(index: int, content_block: dict[str, Any], *deltas: dict[str, Any]) ->
 
 def test_stream_to_the_byte() -> None:
     message = {
-        "id": "msg_", "type": "message", "role": "assistant", "model": "m", "content": [],
-        "stop_reason": None, "stop_sequence": None,
+        "id": "msg_",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
         "usage": {
-            "input_tokens": 12, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-            "output_tokens": 0, "output_tokens_details": {"thinking_tokens": 0},
+            "input_tokens": 12,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": 0,
+            "output_tokens_details": {"thinking_tokens": 0},
         },
     }
     assert without_ids(stream(MessagesWire("m", prompt_tokens=12), spoken())) == recorded(
