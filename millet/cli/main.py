@@ -26,6 +26,7 @@ BROKEN_PIPE = 1
 COMMANDS = {
     "ask": ("millet.cli.ask", "ask"),
     "chat": ("millet.cli.chat", "chat"),
+    "serve": ("millet.cli.serve", "serve"),
     "pull": ("millet.cli.pull", "pull"),
     "models": ("millet.cli.pull", "models"),
     "doctor": ("millet.cli.doctor", "doctor"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,10 +25,11 @@ class ChatRequest:
 
 class Prepared(Protocol):
     """A request that was checked and can begin. prompt_tokens and max_tokens are what admission reckons with; an
-    upstream's prompt_tokens are an estimate."""
+    upstream's prompt_tokens are an estimate. token_bytes: what a token in an event's `logprobs` spells."""
 
     prompt_tokens: int
     max_tokens: int
+    token_bytes: Callable[[int], bytes]
 
     def stream(self) -> AsyncGenerator[Event, None]:
         """The events as they come. Closing it cancels the reply: its slot is free within one engine step."""
@@ -42,6 +43,14 @@ class Backend(Protocol):
         """Check the request, without engine time. Raises MilletError (BadRequest, PromptTooLong, ApiError)."""
         ...
 
+    async def load(self) -> None:
+        """Get ready, as far as that takes time. Raises MilletError where it never will be."""
+        ...
+
     async def ready(self) -> str | None:
         """None when it can answer now, else the reason why not."""
+        ...
+
+    def close(self) -> None:
+        """End everything under way."""
         ...

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from millet.models.chat_template import DEEPEST
@@ -15,6 +16,7 @@ from millet.serve.errors import ApiError
 # What pydantic puts into an error's path beside the request's own keys: the branch of a union it tried.
 FIELD = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "any"})
+PLACES = frozenset({"body", "query", "path", "header"})  # where in a request FastAPI found it
 SHOULD = re.compile(r"(Input|String|List|Dictionary) should (?P<what>.*)")
 JSON_TYPES = {bool: "a boolean", str: "a string", list: "a list", dict: "an object", type(None): "null"}
 SHORT = 10**9  # numbers from here on are named by their type alone
@@ -51,10 +53,10 @@ def tag_of(*kinds: str, default: str = "other") -> Callable[[Any], str]:
     return tag
 
 
-def first_problem(error: ValidationError) -> ApiError:
+def first_problem(error: ValidationError | RequestValidationError) -> ApiError:
     """The first thing that is wrong: 422, the field's path as param, what is expected there, and what kind of value
     stands there instead. Of a string nothing is repeated: it may be what somebody wrote to the model."""
-    problems = [(_path(problem["loc"]), problem) for problem in error.errors(include_url=False)]
+    problems = [(_path(problem["loc"]), problem) for problem in error.errors()]
     # Of a union there is one problem for each branch: the branch that got furthest is the one that was meant.
     here = problems[0][0]
     inside = [(path, problem) for path, problem in problems if path[: len(here)] == here]
@@ -81,6 +83,7 @@ def _inside(item: Any) -> list[Any]:
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    location = location[1:] if location and location[0] in PLACES else location
     return tuple(part for part in location if isinstance(part, int) or (FIELD.fullmatch(part) and part not in BRANCHES))
 
 

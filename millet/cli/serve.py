@@ -1,0 +1,127 @@
+"""`millet serve`: the API, and what comes with it, on a port of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from millet.cli.ask import QuantizeOption, parse_quantize
+from millet.cli.pull import ensure
+from millet.cli.terminal import console
+from millet.errors import BadRequest, MilletError
+from millet.models.catalog import default_model
+
+if TYPE_CHECKING:
+    from millet.serve.chat import Backend
+    from millet.serve.config import ServeConfig
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="What to serve, as in `millet chat`; the first is the default. May be given several times.",
+            metavar="NAME",
+            show_default=default_model(),
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Where to listen; others reach it only with --users.", show_default="127.0.0.1"),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="8080")] = None,
+    users: Annotated[bool, typer.Option("--users", help="Accounts: people log in, programs need an API key.")] = False,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="Where conversations and accounts are kept: sqlite:///FILE or postgresql://USER@HOST/NAME.",
+            metavar="URL",
+            show_default="millet.db in MILLET_HOME",
+        ),
+    ] = None,
+    quantize: QuantizeOption = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A serve.toml with these settings and more; options win.", metavar="FILE")
+    ] = None,
+    browser: Annotated[
+        bool | None,
+        typer.Option("--browser/--no-browser", help="Open the page.", show_default="when started from a desktop"),
+    ] = None,
+) -> None:
+    """Serve models to programs, in the forms of OpenAI, DeepSeek and Anthropic."""
+    from millet.serve.config import ServeConfig, read_config
+    from millet.serve.server import check_address, listen
+
+    settings = read_config(config) if config else ServeConfig()
+    given: dict[str, Any] = {
+        "models": tuple(model or ()) or settings.models or (() if settings.upstreams else (default_model(),)),
+        "host": host or settings.host,
+        "port": settings.port if port is None else port,
+        "users": users or settings.users,
+        "database": database or settings.database,
+        "quantize": parse_quantize(quantize) or settings.quantize,
+    }
+    settings = replace(settings, **given)
+    if len(set(settings.models)) < len(settings.models):
+        raise BadRequest("the same model is named twice; name each once")
+    check_address(settings)
+    with listen(settings) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        for name in settings.models:
+            ensure(name)
+        _run(settings, listener, browser)
+
+
+def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
+    from millet.serve import logs
+    from millet.serve.app import create_app
+    from millet.serve.server import Server
+
+    screen = console(stderr=True)
+    url = f"http://{'[' + settings.host + ']' if ':' in settings.host else settings.host}:{settings.port}"
+    app = create_app(settings, _backends(settings))
+    failures: list[MilletError] = []
+
+    def announce() -> None:
+        names = ", ".join(app.state.service.backends)
+        screen.print(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it.", highlight=False)
+        if browser if browser is not None else _on_a_desktop():
+            import webbrowser
+
+            webbrowser.open(url)
+
+    def give_up(error: MilletError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    server = Server(app, settings, on_open=announce)
+    app.state.on_failure = give_up
+    logs.configure()
+    server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _backends(settings: ServeConfig) -> Mapping[str, Backend]:
+    from millet.serve.embedded import Embedded
+    from millet.serve.upstream import Upstream
+
+    backends: dict[str, Backend] = {
+        name: Embedded(name, quantize=settings.quantize, slots=settings.slots) for name in settings.models
+    }
+    for name, upstream in settings.upstreams.items():
+        backends[name] = Upstream(name, upstream)
+    return backends
+
+
+def _on_a_desktop() -> bool:
+    shown = sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return shown and sys.stdout.isatty() and "SSH_CONNECTION" not in os.environ

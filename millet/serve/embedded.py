@@ -1,0 +1,134 @@
+"""The engine of this process as a backend: its threads on one side, the event loop on the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from millet.errors import MilletError
+from millet.reasoning.reply import Event
+from millet.serve.chat import ChatRequest
+from millet.serve.errors import ApiError
+
+if TYPE_CHECKING:
+    from millet.models.packing import Quantize
+    from millet.reasoning.assistant import Assistant, Prepared
+
+READING = 2  # threads that render and tokenize prompts: work that must not hold up the event loop
+
+
+class Embedded:
+    """One model in this process. It loads in the background; until then requests are refused with 503."""
+
+    def __init__(self, name: str, *, quantize: Quantize | None = None, slots: int = 32) -> None:
+        self.name = name
+        self._quantize = quantize
+        self._slots = slots
+        self._assistant: Assistant | None = None
+        self._failure: str | None = None
+        self._readers = ThreadPoolExecutor(READING, thread_name_prefix="millet-prompt")
+        self._news: News | None = None
+
+    @classmethod
+    def of(cls, assistant: Assistant, name: str) -> Embedded:
+        """A backend of an assistant that is there already."""
+        backend = cls(name)
+        backend._assistant = assistant
+        return backend
+
+    async def load(self) -> None:
+        """Fetch and load the model. A failure is kept, and told by `ready`."""
+        if self._assistant is not None:
+            return
+        try:
+            self._assistant = await asyncio.to_thread(self._load)
+        except MilletError as error:
+            self._failure = str(error)
+            raise
+
+    def _load(self) -> Assistant:
+        from millet.engine.engine import Engine
+        from millet.models import hub
+        from millet.models.load import load
+        from millet.reasoning.assistant import Assistant
+
+        model = load(hub.pull(self.name) if hub.locate(self.name) is None else self.name, quantize=self._quantize)
+        return Assistant(Engine(model, max_batch=self._slots))
+
+    async def ready(self) -> str | None:
+        if self._assistant is not None:
+            return None
+        return self._failure or f"{self.name} is still being loaded"
+
+    async def prepare(self, request: ChatRequest) -> EmbeddedReply:
+        assistant = self._assistant
+        if assistant is None:
+            reason = await self.ready()
+            raise ApiError(503, f"{reason}; try again soon", code="model_not_ready", retry_after=5)
+        if self._news is None:
+            self._news = News(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._readers, _prepare, assistant, request)
+        return EmbeddedReply(prepared, self._news)
+
+    def close(self) -> None:
+        """End the engine, and with it every reply under way."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        if self._assistant is not None:
+            self._assistant.engine.close()
+
+
+def _prepare(assistant: Assistant, request: ChatRequest) -> Prepared:
+    if request.prompt is not None:
+        return assistant.prepare_completion(request.prompt, request.suffix, **request.options)
+    return assistant.prepare(request.messages, **request.options)
+
+
+class EmbeddedReply:
+    """A checked request; see `Prepared` in chat.py."""
+
+    def __init__(self, prepared: Prepared, news: News) -> None:
+        self.prompt_tokens = prepared.prompt_tokens
+        self.max_tokens = prepared.max_tokens
+        self.token_bytes = prepared.token_bytes
+        self._prepared = prepared
+        self._news = news
+
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        flag = asyncio.Event()
+        run = self._prepared.start(lambda: self._news.tell(flag))
+        try:
+            while not run.done:
+                await flag.wait()
+                flag.clear()
+                for event in run.poll():
+                    yield event
+        finally:
+            if not run.done:
+                run.cancel()
+
+
+class News:
+    """Carries news from the engine's thread into the event loop, one wake-up for all streams of a step."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._flags: deque[asyncio.Event] = deque()
+        self._woken = False
+
+    def tell(self, flag: asyncio.Event) -> None:
+        """From any thread: set the flag, in the loop."""
+        self._flags.append(flag)
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._woken = False  # before the flags are taken: whoever comes later wakes the loop again
+        while self._flags:
+            self._flags.popleft().set()

@@ -1,0 +1,147 @@
+"""What stands before every request: its body in bounds of size and time, an id, a line in the log, safe headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from millet.serve.errors import ApiError
+from millet.serve.logs import RequestLog
+from millet.serve.metrics import Metrics, refusal_cause
+from millet.serve.service import Answer
+
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; object-src 'none'; base-uri 'self'"),
+)
+
+
+class Guard:
+    """ASGI middleware. The whole body is read before the application sees the request, so that a slow or an oversized
+    one costs nothing but its own connection. max_body: bytes; body_timeout: seconds for all of it."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, log: RequestLog, max_body: int, body_timeout: float) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log = log
+        self._max_body = max_body
+        self._body_timeout = body_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 500
+
+        async def send_safely(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                present = {name.lower() for name, _ in headers}
+                message["headers"] = headers + [pair for pair in SAFE if pair[0] not in present]
+            await send(message)
+
+        try:
+            body = await self._body(scope, receive)
+            await self._app(scope, _again(body, receive), send_safely)
+        except ApiError as error:
+            scope["state"]["refusal"] = error
+            await refuse(send_safely, error)
+        except asyncio.CancelledError:
+            status = 499
+            raise
+        finally:
+            self._tell(scope, status, (time.perf_counter() - began) * 1000)
+
+    def _tell(self, scope: Scope, status: int, milliseconds: float) -> None:
+        """Count and log an answer that has ended."""
+        state = scope["state"]
+        answer: Answer | None = state.get("answer")
+        refusal: ApiError | None = state.get("refusal")
+        route = getattr(scope.get("route"), "path", None)
+        self._metrics.request(route, status)
+        if refusal is not None:
+            self._metrics.refused(refusal)
+        self._log.log_request(
+            request_id=state["request_id"],
+            method=scope["method"],
+            route=route,
+            status=status,
+            milliseconds=milliseconds,
+            account=answer.caller.account if answer else None,
+            model=answer.model if answer else None,
+            usage=answer.usage if answer else None,
+            finish_reason=answer.finish_reason if answer else None,
+            refusal=refusal_cause(refusal) if refusal else None,
+        )
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_body:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the connection ended before the request did")
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > self._max_body:
+                        raise self._too_large()
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"the request did not arrive within {self._body_timeout:g} s; send it again",
+                code="request_timeout",
+            ) from None
+        return bytes(body)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the request is larger than {self._max_body} bytes; send less", code="request_too_large")
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body once more, and then what the connection has to say."""
+    told = False
+
+    async def receive_body() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_body
+
+
+async def refuse(send: Send, error: ApiError) -> None:
+    """Answer with an error. The connection is closed, since the rest of the body may still be on its way."""
+    body = json.dumps(error.body).encode()
+    headers: Iterable[tuple[str, str]] = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **error.headers,
+    }.items()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

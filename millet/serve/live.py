@@ -1,0 +1,174 @@
+"""Replies of conversations while they stream: kept as they come, and watched by any number of clients.
+
+A reply belongs to its conversation and not to a connection: whoever loses the connection comes back and gets the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import asdict
+from typing import Any
+
+from millet.reasoning.reply import Event, ToolCall, Usage
+from millet.serve.errors import ApiError, as_api_error
+from millet.serve.service import Answer
+from millet.serve.sse import to_json
+from millet.serve.store import Message, Store
+from millet.serve.store.records import Status
+from millet.serve.usage import openai_usage
+from millet.serve.wire import KEEP_ALIVE
+
+KEPT = 60.0  # seconds that an ended reply stays in memory, for clients that come back
+SILENCE = 2.0  # seconds after which a client is told its place in the queue, or that the server lives
+
+
+class LiveReplies:
+    """All replies under way in this process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._replies: dict[str, LiveReply] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, message: Message, account: str, answer: Answer) -> LiveReply:
+        """Run the answer to its end, whoever watches."""
+        reply = LiveReply(message, account, answer, self._store)
+        self._replies[message.id] = reply
+        task = asyncio.create_task(reply.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._forget_later(message.id))
+        return reply
+
+    def get(self, account: str, message: str) -> LiveReply:
+        """Raises ApiError 404 for a reply that is another's, or ended a while ago."""
+        reply = self._replies.get(message)
+        if reply is None or reply.account != account:
+            raise ApiError(404, "no such reply is under way; load the conversation again", code="reply_not_found")
+        return reply
+
+    async def close(self) -> None:
+        """End what is under way; the store has what there is of it."""
+        for reply in self._replies.values():
+            reply.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    def _forget_later(self, message: str) -> None:
+        asyncio.get_running_loop().call_later(KEPT, self._replies.pop, message, None)
+
+
+class LiveReply:
+    """One reply. Its events are numbered from 1, so that a client can say which it has."""
+
+    def __init__(self, message: Message, account: str, answer: Answer, store: Store) -> None:
+        self.message = message
+        self.account = account
+        self.events: list[str] = []
+        self.done = False
+        self._answer = answer
+        self._store = store
+        self._changed = asyncio.Event()
+        self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+        self._calls: list[ToolCall] = []
+
+    def stop(self) -> None:
+        """The person has seen enough: the reply ends with what there is."""
+        if not self.done and self._task is not None:
+            self._stopped = True
+            self._task.cancel()
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        end: Event | None = None
+        failure: ApiError | None = None
+        try:
+            async with aclosing(self._answer.batches(SILENCE)) as batches:
+                async for batch in batches:
+                    for event in batch or ():
+                        end = event if event.kind == "finish" else end
+                        self._take(event)
+                    self._tell()
+        except asyncio.CancelledError:
+            self._stopped = True
+        except Exception as error:
+            failure = as_api_error(error)
+            if failure.status == 500:
+                self._answer.log_exception(error, self.message.id)
+        finally:
+            self._answer.close()
+        with suppress(asyncio.CancelledError):
+            await self._finish(end, failure)
+
+    async def watch(self, after: int = 0) -> AsyncGenerator[str, None]:
+        """Server-sent events behind number `after`, to the end, with the place in the queue while it waits."""
+        while True:
+            changed = self._changed
+            if after < len(self.events):
+                yield "".join(self.events[after:])
+                after = len(self.events)
+            if self.done:
+                return
+            try:
+                async with asyncio.timeout(SILENCE):
+                    await changed.wait()
+            except TimeoutError:
+                yield self._waiting()
+
+    def _waiting(self) -> str:
+        ticket = self._answer.ticket
+        if not ticket.position:
+            return KEEP_ALIVE
+        return (
+            f"data: {to_json({'kind': 'waiting', 'position': ticket.position, 'seconds': ticket.estimated_wait})}\n\n"
+        )
+
+    def _take(self, event: Event) -> None:
+        match event.kind:
+            case "reasoning" | "content" if event.text:
+                self._store.replies.append(self.message.id, **{event.kind: event.text})
+                self._add({"kind": event.kind, "text": event.text})
+            case "tool_call" if event.tool_call is not None:
+                self._calls.append(event.tool_call)
+                self._add({"kind": "tool_call", "tool_call": asdict(event.tool_call)})
+
+    def _add(self, event: dict[str, Any]) -> None:
+        self.events.append(f"data: {to_json({'number': len(self.events) + 1, **event})}\n\n")
+
+    def _tell(self) -> None:
+        """Wake who watches; who comes later waits for the next time."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _finish(self, end: Event | None, failure: ApiError | None) -> None:
+        """On disk first, then told."""
+        status: Status = "failed" if failure else "stopped" if end is None else "complete"
+        usage = end.usage if end is not None and end.usage is not None else self._answer.usage
+        reason = end.finish_reason if end is not None else None
+        thought = end.thought_seconds if end is not None else 0.0
+        written = self._store.replies.finish(
+            self.message.id,
+            status,
+            finish_reason=reason,
+            usage=usage if usage != Usage() else None,
+            tool_calls=tuple(self._calls),
+            thought_seconds=thought,
+        )
+        with suppress(Exception):  # the writer has logged it and goes on trying
+            await asyncio.wait_for(asyncio.wrap_future(written), 10)
+        self._add(
+            {
+                "kind": "finish",
+                "status": status,
+                "finish_reason": reason,
+                "usage": openai_usage(usage),
+                "thought_seconds": round(thought, 3),
+                "seconds": round(end.seconds, 3) if end is not None else None,
+                "error": failure.body["error"] if failure is not None else None,
+            }
+        )
+        self.done = True
+        self._tell()

@@ -1,0 +1,127 @@
+"""A reply as an HTTP response: a stream or one JSON object, with signs of life while it takes its time.
+
+Admission has been decided before the first byte, so whatever is refused has its own status code. The response listens
+for the client all the time: when it goes away, the reply is cancelled at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from millet.reasoning.reply import Event, Reply
+from millet.serve.errors import ApiError, as_api_error
+from millet.serve.service import Answer
+from millet.serve.wire import Wire
+
+ErrorBody = Callable[[ApiError], dict[str, Any]]
+
+
+class ReplyResponse(Response):
+    """silence: seconds without a byte after which a sign of life is sent. error_body: the wire format's errors."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        wire: Wire,
+        *,
+        stream: bool,
+        silence: float,
+        error_body: ErrorBody = lambda error: error.body,
+    ) -> None:
+        super().__init__(media_type="text/event-stream" if stream else "application/json")
+        self.answer = answer
+        self._wire = wire
+        self._stream = stream
+        self._silence = silence
+        self._error_body = error_body
+        self._started = False
+        self._request_id = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write = self._write_stream if self._stream else self._write_whole
+        self._request_id = scope["state"]["request_id"]
+        writer = asyncio.create_task(write(send))
+        listener = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({writer, listener}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (listener, writer):
+                task.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await writer
+            with suppress(asyncio.CancelledError):
+                await listener
+            self.answer.close()
+
+    async def _write_stream(self, send: Send) -> None:
+        await self._start(send)
+        wire = self._wire
+        try:
+            async with aclosing(self.answer.batches(self._silence)) as batches:
+                async for batch in batches:
+                    if batch is None:
+                        text = wire.keep_alive()
+                    else:
+                        text = "".join(map(wire.event, batch)) if batch else wire.begin()
+                    if text:
+                        await self._send(send, text)
+            last = wire.end()
+        except Exception as error:
+            last = wire.fail(self._told(error))
+        await self._send(send, last, more=False)
+
+    async def _write_whole(self, send: Send) -> None:
+        events: list[Event] = []
+        status = 200
+        try:
+            async with aclosing(self.answer.batches(self._silence)) as batches:
+                async for batch in batches:
+                    if batch is None:
+                        await self._start(send)
+                        await self._send(send, "\n")
+                    else:
+                        events += batch
+            count = 1 + max(event.index for event in events)
+            replies = [Reply.of(event for event in events if event.index == index) for index in range(count)]
+            body = self._wire.whole(replies)
+        except Exception as error:
+            told = self._told(error)
+            status, body = told.status, self._error_body(told)
+            self.headers.update(told.headers)
+        await self._start(send, status)
+        await self._send(send, json.dumps(body, ensure_ascii=False), more=False)
+
+    def _told(self, error: Exception) -> ApiError:
+        if isinstance(error, OSError):
+            raise error  # the client's connection, not the reply
+        told = as_api_error(error)
+        if told.status == 500:
+            self.answer.log_exception(error, self._request_id)
+        return told
+
+    async def _start(self, send: Send, status: int = 200) -> None:
+        if self._started:
+            return
+        self._started = True
+        self.headers["Cache-Control"] = "no-store"
+        self.headers["X-Accel-Buffering"] = "no"  # a proxy must not collect what is streamed
+        self.headers["X-Queue-Position"] = str(self.answer.ticket.position)
+        self.headers["X-Queue-Wait"] = f"{self.answer.ticket.estimated_wait:.1f}"
+        headers = [header for header in self.raw_headers if header[0] != b"content-length"]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    @staticmethod
+    async def _send(send: Send, text: str, *, more: bool = True) -> None:
+        await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": more})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

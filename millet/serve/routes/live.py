@@ -1,0 +1,142 @@
+"""The routes that make replies in conversations, follow them, and stop them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Any, Literal, cast
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import StreamingResponse
+
+from millet.reasoning.assistant import Options
+from millet.serve.caller import Caller
+from millet.serve.chat import ChatRequest
+from millet.serve.dependencies import get_caller, get_store
+from millet.serve.errors import ApiError
+from millet.serve.live import LiveReplies, LiveReply
+from millet.serve.routes.replies import get_service
+from millet.serve.service import Service
+from millet.serve.sse import to_json
+from millet.serve.store import Message, Store
+from millet.serve.validation import Body
+
+router = APIRouter(prefix="/api", tags=["conversations"])
+
+WhoAsks = Annotated[Caller, Depends(get_caller)]
+Kept = Annotated[Store, Depends(get_store)]
+
+
+class NewReply(Body):
+    """content: what the person says, a new message after `parent` (null begins the conversation); left out, `parent`
+    itself, a person's message, is answered, which makes another version of its reply. think: "off", "auto", "on", or
+    the most tokens of a thought. system: instructions that stand before the conversation."""
+
+    content: Annotated[str, Field(min_length=1)] | None = None
+    parent: str | None = None
+    model: str | None = None
+    think: Literal["off", "auto", "on"] | Annotated[int, Field(ge=0)] | None = None
+    system: str | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+
+def get_live(request: Request) -> LiveReplies:
+    live: LiveReplies = request.app.state.live
+    return live
+
+
+Live = Annotated[LiveReplies, Depends(get_live)]
+
+
+@router.post("/conversations/{conversation}/replies")
+async def create_reply(
+    conversation: str,
+    body: NewReply,
+    request: Request,
+    caller: WhoAsks,
+    store: Kept,
+    live: Live,
+    service: Annotated[Service, Depends(get_service)],
+) -> StreamingResponse:
+    """Say something and have it answered, or have it answered again. The stream begins with the messages' ids; the
+    reply goes on, and is kept, when the client goes away."""
+    branch = await _branch(store, caller.account, conversation, body)
+    model = body.model or next(iter(service.backends))
+    options = body.model_dump(include={"think", "max_tokens", "temperature", "top_p", "seed"}, exclude_none=True)
+    answer = await service.open(caller, ChatRequest(model, _messages(branch, body), cast(Options, options)))
+    try:
+        asked, message = await to_thread.run_sync(_begin, store, caller.account, conversation, body, answer.model)
+    except BaseException:
+        answer.close()
+        raise
+    request.state.answer = answer
+    return _follow(live.start(message, caller.account, answer), asked=asked)
+
+
+@router.get("/replies/{message}/events")
+async def follow_reply(
+    message: str, caller: WhoAsks, live: Live, after: Annotated[int, Query(ge=0)] = 0
+) -> StreamingResponse:
+    """The rest of a reply under way, behind the event of that number; 404 when it ended a while ago."""
+    return _follow(live.get(caller.account, message), after)
+
+
+@router.post("/replies/{message}/stop", status_code=204)
+async def stop_reply(message: str, caller: WhoAsks, live: Live) -> None:
+    """End a reply with what there is of it."""
+    live.get(caller.account, message).stop()
+
+
+async def _branch(store: Store, account: str, conversation: str, body: NewReply) -> Sequence[Message]:
+    """The messages before the reply, those that are stored."""
+    if body.parent is None:
+        await to_thread.run_sync(store.conversations.get, account, conversation)
+        branch: Sequence[Message] = ()
+    else:
+        branch = await to_thread.run_sync(store.conversations.path, account, body.parent)
+        if branch[-1].conversation != conversation:
+            raise ApiError(404, "there is no such message in this conversation; load it again", param="parent")
+    if body.content is None and (not branch or branch[-1].role not in ("user", "tool")):
+        raise ApiError(422, "give content, or as parent a person's message that is to be answered", param="content")
+    return branch
+
+
+def _messages(branch: Sequence[Message], body: NewReply) -> tuple[dict[str, Any], ...]:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": body.system}] if body.system else []
+    for message in branch:
+        made: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            made["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in message.tool_calls
+            ]
+        if message.tool_call_id:
+            made["tool_call_id"] = message.tool_call_id
+        messages.append(made)
+    return (*messages, {"role": "user", "content": body.content}) if body.content is not None else tuple(messages)
+
+
+def _begin(store: Store, account: str, conversation: str, body: NewReply, model: str) -> tuple[Message | None, Message]:
+    asked = None
+    if body.content is not None:
+        asked = store.conversations.add_message(account, conversation, body.parent, "user", body.content)
+    parent = asked.id if asked is not None else body.parent
+    assert parent is not None
+    return asked, store.conversations.begin_reply(account, parent, model)
+
+
+def _follow(reply: LiveReply, after: int = 0, asked: Message | None = None) -> StreamingResponse:
+    async def events() -> AsyncGenerator[str, None]:
+        begin = {"kind": "begin", "message": reply.message.id, "model": reply.message.model}
+        if asked is not None:
+            begin["question"] = asked.id
+        yield f"data: {to_json(begin)}\n\n"
+        async for text in reply.watch(after):
+            yield text
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)

@@ -1,0 +1,25 @@
+"""What the routes of all wire formats have in common."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.responses import Response
+
+from millet.serve.reply_response import ErrorBody, ReplyResponse
+from millet.serve.service import Answer, Service
+from millet.serve.wire import Wire
+
+
+def get_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def respond(
+    request: Request, answer: Answer, wire: Wire, *, stream: bool, error_body: ErrorBody | None = None
+) -> Response:
+    """The answer on its way to the client."""
+    request.state.answer = answer
+    silence = request.app.state.config.keep_alive
+    body = error_body or (lambda error: error.body)
+    return ReplyResponse(answer, wire, stream=stream, silence=silence, error_body=body)

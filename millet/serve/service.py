@@ -1,0 +1,205 @@
+"""The way of every reply: whose model, may it, when is its turn, and what did it use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Literal, cast
+
+from millet.reasoning.assistant import Options
+from millet.reasoning.reply import Event, Usage
+from millet.serve.admission import Admission, Ticket
+from millet.serve.caller import Caller
+from millet.serve.chat import Backend, ChatRequest, Prepared
+from millet.serve.errors import ApiError
+from millet.serve.logs import RequestLog
+from millet.serve.metrics import Metrics
+from millet.serve.usage import total
+
+ALIASES = {"deepseek-chat": "off", "deepseek-reasoner": "on"}
+"""Names that DeepSeek's clients come with; they mean the default model."""
+
+SUFFIXES = {"-chat": "off", "-reasoner": "on"}
+"""Behind any model's name, for clients that switch thinking by name."""
+
+OnUsage = Callable[[Caller, str, Usage], None]
+
+
+class Service:
+    """backends: by model name, the default first. on_usage: told of what every reply used, also of those that broke
+    off; called in the event loop. max_tokens: of a reply whose request does not say."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        admission: Admission,
+        metrics: Metrics,
+        log: RequestLog,
+        *,
+        on_usage: OnUsage | None = None,
+        max_tokens: int = 2048,
+    ) -> None:
+        self.backends = dict(backends)
+        self.admission = admission
+        self.metrics = metrics
+        self.log = log
+        self._on_usage = on_usage
+        self._max_tokens = max_tokens
+
+    @property
+    def model_names(self) -> list[str]:
+        return [name + suffix for name in self.backends for suffix in ("", *SUFFIXES)]
+
+    def resolve(self, model: str) -> tuple[str, Literal["off", "on"]]:
+        """The model that a name means, and whether it thinks unless the request says otherwise."""
+        default = next(iter(self.backends))
+        names = {name: (name, "on") for name in self.backends}
+        names |= {name + end: (name, think) for name in self.backends for end, think in SUFFIXES.items()}
+        names |= {alias: (default, think) for alias, think in ALIASES.items() if alias not in names}
+        if model not in names:
+            known = ", ".join(self.backends)
+            raise ApiError(
+                404,
+                f"no such model is served here; there are {known}, each also with {' or '.join(SUFFIXES)} added",
+                param="model",
+                code="model_not_found",
+            )
+        name, think = names[model]
+        return name, "off" if think == "off" else "on"
+
+    async def prepare(self, request: ChatRequest) -> tuple[str, Prepared]:
+        """The model's name and the checked request. Raises MilletError; costs no engine time."""
+        name, think = self.resolve(request.model)
+        defaults = {"max_tokens": self._max_tokens} | ({} if request.prompt is not None else {"think": think})
+        options = cast(Options, {**defaults, **request.options})
+        return name, await self.backends[name].prepare(replace(request, model=name, options=options))
+
+    async def open(self, caller: Caller, request: ChatRequest) -> Answer:
+        """Check and admit a request. Raises MilletError; after that, the answer is under way."""
+        name, prepared = await self.prepare(request)
+        samples = request.options.get("n") or 1
+        ticket = self.admission.enter(
+            caller, prompt_tokens=prepared.prompt_tokens, max_tokens=prepared.max_tokens, samples=samples
+        )
+        return Answer(self, caller, name, prepared, ticket)
+
+    async def ready(self) -> str | None:
+        """None when every model can answer, else the first reason why not."""
+        for backend in self.backends.values():
+            if reason := await backend.ready():
+                return reason
+        return None
+
+    def settle(self, answer: Answer) -> None:
+        """An answer has ended: count what it used."""
+        waited = answer.ticket.waited
+        if waited is not None:
+            self.metrics.waited(waited)
+            self.metrics.reply(answer.model, answer.usage, answer.age - waited)
+        if self._on_usage is not None and answer.usage.prompt_tokens:
+            self._on_usage(answer.caller, answer.model, answer.usage)
+
+
+class Answer:
+    """A request that was admitted, or waits for its turn. `batches` must be run to its end or closed, once."""
+
+    def __init__(self, service: Service, caller: Caller, model: str, prepared: Prepared, ticket: Ticket) -> None:
+        self.caller = caller
+        self.model = model
+        self.prepared = prepared
+        self.ticket = ticket
+        self.usage = Usage()
+        self.finish_reason: str | None = None
+        self._service = service
+        self._opened = time.monotonic()
+        self._ready: list[Event] = []
+        self._flag = asyncio.Event()
+        self._usages: dict[int, Usage] = {}
+        self._generated = 0
+        self._thought = 0
+        self._begun = self._closed = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was admitted."""
+        return time.monotonic() - self._opened
+
+    async def batches(self, silence: float) -> AsyncGenerator[list[Event] | None, None]:
+        """Whatever events have come since the last batch; first an empty batch when its turn has come. None after
+        `silence` seconds without anything. Raises what broke the reply. Closing it cancels the rest."""
+        pump: asyncio.Task[None] | None = None
+        try:
+            while not await self.ticket.admitted(timeout=silence):
+                yield None
+            self._begun = True
+            pump = asyncio.create_task(self._pump())
+            pump.add_done_callback(lambda _: self._flag.set())
+            yield []
+            while not (pump.done() and not self._ready):
+                try:
+                    async with asyncio.timeout(silence):
+                        await self._flag.wait()
+                except TimeoutError:
+                    yield None
+                    continue
+                self._flag.clear()
+                batch, self._ready = self._ready, []
+                if batch:
+                    yield batch
+            pump.result()
+        finally:
+            if pump is not None:
+                pump.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await pump
+            self.close()
+
+    def close(self) -> None:
+        """Give the place back, also where `batches` never began. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._settle(self._begun)
+
+    def log_exception(self, error: Exception, request_id: str) -> None:
+        self._service.log.log_exception(error, request_id=request_id)
+
+    async def _pump(self) -> None:
+        """Takes events as fast as they come, whatever the client's pace: a reply is bounded, and a client that does not
+        read keeps no place in the engine."""
+        first = True
+        try:
+            async with aclosing(self.prepared.stream()) as events:
+                async for event in events:
+                    if first and event.token_ids:
+                        first = False
+                        self._service.metrics.first_token(self.model, self.age)
+                    self._count(event)
+                    self._ready.append(event)
+                    self._flag.set()
+        finally:
+            self.close()
+
+    def _count(self, event: Event) -> None:
+        if event.usage is not None:
+            self._usages[event.index] = event.usage
+            self.finish_reason = event.finish_reason
+        elif event.token_ids:
+            self._generated += len(event.token_ids)
+            self._thought += len(event.token_ids) if event.kind == "reasoning" else 0
+            self.ticket.charge(output=len(event.token_ids))
+
+    def _settle(self, begun: bool) -> None:
+        """What was used, also by a reply that broke off: its prompt was read, and its tokens were generated."""
+        if begun:
+            known = total(self._usages.values())
+            self.usage = replace(
+                known,
+                prompt_tokens=known.prompt_tokens or self.prepared.prompt_tokens,
+                completion_tokens=max(known.completion_tokens, self._generated),
+                reasoning_tokens=max(known.reasoning_tokens, self._thought),
+            )
+        self._service.settle(self)
+        self.ticket.release(self.usage)
