@@ -13,6 +13,7 @@ from millet.errors import BadRequest, PromptTooLong, UnsupportedModel
 from millet.models.chat_template import ChatTemplate
 from millet.models.load import load
 from millet.models.model import Model
+from millet.reasoning.calls import call_format
 from millet.reasoning.completion import completion_prompt
 from millet.reasoning.format import think_format
 from millet.reasoning.masks import TokenMasks
@@ -20,6 +21,7 @@ from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_mes
 from millet.reasoning.reply import Event, Reply, Usage
 from millet.reasoning.run import Prepared
 from millet.reasoning.state import Phase, ReplyState
+from millet.reasoning.tools import Choice, Tools, parse_tools, shown_messages, tool_template
 from millet.reasoning.vote import vote as count_votes
 
 __all__ = ["Assistant", "Event", "Options", "Prepared", "Reply", "Usage"]
@@ -28,6 +30,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 RESERVE = 1024  # tokens that a thought leaves to the answer, or a quarter of all where that is less
 LEAST_RESERVE = 16
+NOT_SAMPLING = ("think", "tools", "tool_choice")
 VOTE_TEMPERATURE = 0.6  # R1's; of greedy replies all would be the same
 
 
@@ -40,6 +43,8 @@ class Options(TypedDict, total=False):
     temperature, top_k, top_p, min_p, repetition_penalty: as the model's authors recommend by default.
     seed: the same seed gives the same reply. stop: strings that end the content; they are looked for in nothing else.
     n: samples, told apart by their events' `index`; not for `chat`.
+    tools: functions that the model may call, in OpenAI's format. tool_choice: "none", "auto" (the default), "required",
+        or {"type": "function", "function": {"name": ...}}.
     logprobs: tell each token's log-probability; top_logprobs: those of so many of the likeliest beside it, at most 20.
     The rest as in `Sampling`.
     """
@@ -57,6 +62,8 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     n: int | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: Choice | None
     logprobs: bool | None
     top_logprobs: int | None
 
@@ -73,9 +80,13 @@ class Assistant:
         self._owns_engine = isinstance(model, Model)
         self.engine = Engine(model) if isinstance(model, Model) else model
         self.model = self.engine.model
-        self._think = think_format(self.model.template or ChatTemplate("", {}), self.model.tokenizer)
+        template = self.model.template or ChatTemplate("", {})
+        self._think = think_format(template, self.model.tokenizer)
+        self._calls = call_format(template, self.model.tokenizer)
+        self._shows = tool_template(template)
         self._end_ids = frozenset(self.model.eos_token_ids)
-        self._masks = TokenMasks(self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
+        about = (self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
+        self._masks, self._call_masks = TokenMasks(*about), TokenMasks(*about, openers=self._calls.openers)
 
     def chat(self, messages: Messages, *, vote: int = 1, **options: Unpack[Options]) -> Reply:
         """The whole reply. vote: sample so many, and return the first of those whose answer most agree on.
@@ -117,11 +128,12 @@ class Assistant:
         check_messages(messages)
         mode, budget = parse_think(_given(options, "think", "auto"))
         sampling = self._sampling(options)
-        prompt = self._prompt(messages, mode)
+        tools = parse_tools(options.get("tools"), options.get("tool_choice"))
+        prompt = self._prompt(messages, mode, tools)
         room = self._room(prompt, sampling)
         if room < 1 and mode != "off":  # no room for a thought and an answer
-            prompt, budget = self._prompt(messages, "off"), 0
-        return self._prepared(prompt, sampling, budget, room)
+            prompt, budget = self._prompt(messages, "off", tools), 0
+        return self._prepared(prompt, sampling, budget, room, tools)
 
     def prepare_completion(self, prompt: str, suffix: str | None = None, **options: Unpack[Options]) -> Prepared:
         """Check and encode a plain text for the model to go on from, without template or thought.
@@ -132,6 +144,8 @@ class Assistant:
         _check_names(options)
         if (think := _given(options, "think", "off")) not in ("off", "auto"):
             raise BadRequest(f"think is {think!r}, and a plain completion has no thought; ask with messages for one")
+        if parse_tools(options.get("tools"), options.get("tool_choice")):
+            raise BadRequest("a plain completion has no tools; send messages to use some")
         ids = completion_prompt(self.model.tokenizer, prompt, suffix)
         return self._prepared(Prompt(ids, Phase.CONTENT), self._sampling(options), budget=0, room=0)
 
@@ -146,10 +160,12 @@ class Assistant:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _prompt(self, messages: Messages, mode: Mode) -> Prompt:
+    def _prompt(self, messages: Messages, mode: Mode, tools: Tools | None) -> Prompt:
         if self.model.template is None:
             raise UnsupportedModel(f"{self.model.name} has no chat template; use a chat model, or a plain completion")
-        return build_prompt(self.model.template, self.model.tokenizer, self._think, messages, mode)
+        shown = shown_messages(self._shows, messages, tools)
+        listed = tools.listed if tools and self._shows.offered else None
+        return build_prompt(self.model.template, self.model.tokenizer, self._think, shown, mode, listed)
 
     def _limit(self, prompt: Prompt, sampling: Sampling) -> int:
         """The most tokens that a reply may have."""
@@ -166,17 +182,22 @@ class Assistant:
         limit = self._limit(prompt, sampling)
         return limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
 
-    def _prepared(self, prompt: Prompt, sampling: Sampling, budget: int | None, room: int) -> Prepared:
+    def _prepared(
+        self, prompt: Prompt, sampling: Sampling, budget: int | None, room: int, tools: Tools | None = None
+    ) -> Prepared:
         def new_state() -> ReplyState:
             return ReplyState(
                 self.model.tokenizer,
                 self._think,
-                self._masks,
+                self._call_masks if tools else self._masks,
                 phase=prompt.phase,
                 end_ids=self._end_ids,
                 budget=budget,
                 room=room,
                 stop=sampling.stop,
+                begun=prompt.begun,
+                calls=self._calls if tools else None,
+                names=tools.functions if tools else (),
             )
 
         self.engine.check(prompt.token_ids, sampling)
@@ -193,7 +214,7 @@ class Assistant:
 
     def _sampling(self, options: Options) -> Sampling:
         given: dict[str, Any] = {
-            name: value for name, value in options.items() if name != "think" and value is not None
+            name: value for name, value in options.items() if name not in NOT_SAMPLING and value is not None
         }
         return Sampling(**{**self.model.sampling_defaults, **given})
 

@@ -13,9 +13,18 @@ from millet.reasoning.format import ThinkFormat
 
 
 class TokenMasks:
-    """vocab_size: rows of the model's embedding; those beyond the tokenizer stand for no text."""
+    """vocab_size: rows of the model's embedding; those beyond the tokenizer stand for no text. openers: tokens that
+    begin the call of a tool, where an answer may be one."""
 
-    def __init__(self, tokenizer: Tokenizer, think: ThinkFormat, end_ids: Iterable[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        think: ThinkFormat,
+        end_ids: Iterable[int],
+        vocab_size: int,
+        openers: Iterable[int] = (),
+    ) -> None:
+        self._openers = frozenset(openers)
         self._tokenizer = tokenizer
         self._think = think
         self._ends = tuple(end_ids)
@@ -30,7 +39,7 @@ class TokenMasks:
     def no_end(self) -> Tensor:
         """What leads to an answer: all but the ends, control tokens and the marks of a thought."""
         marks = [i for i in (self._think.open_id, self._think.close_id) if i is not None]
-        return self._all_but([*self._ends, *self._tokenizer.special_ids, *marks])
+        return self._all_but({*self._ends, *self._tokenizer.special_ids, *marks} - self._openers)
 
     @cached_property
     def visible(self) -> Tensor:
@@ -39,6 +48,7 @@ class TokenMasks:
         shows = [bool(self._tokenizer.token_bytes(i).decode(errors="replace").strip()) for i in range(known)]
         shows_V = torch.zeros(self._vocab_size, dtype=torch.bool)
         shows_V[:known] = torch.tensor(shows)
+        shows_V[list(self._openers)] = True
         return shows_V & self.no_end
 
     def _all_but(self, banned: Iterable[int]) -> Tensor:

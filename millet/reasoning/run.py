@@ -102,11 +102,15 @@ class Run:
         self._finished += 1
         self.done = self._finished == len(self._states)
         completion = self._generation.completion(chunk.index)
-        looped = state.thought_ended == "loop" and completion.finish_reason != "cancelled"
+        reason = completion.finish_reason
+        if state.thought_ended == "loop" and reason != "cancelled":
+            reason = "loop"
+        elif state.num_calls and reason == "stop":
+            reason = "tool_calls"
         return Event(
             "finish",
             index=chunk.index,
-            finish_reason="loop" if looped else completion.finish_reason,
+            finish_reason=reason,
             usage=Usage(
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=len(completion.token_ids),
@@ -120,4 +124,4 @@ class Run:
 
 
 def _event(piece: Piece, index: int, logprobs: tuple[TokenLogprob, ...] = ()) -> Event:
-    return Event(piece.kind, piece.text, piece.token_ids, index, logprobs=logprobs)
+    return Event(piece.kind, piece.text, piece.token_ids, index, piece.call, logprobs)

@@ -6,6 +6,7 @@ It is the engine's hook and the reader of the text at once, so that what is cut 
     THOUGHT   until the closing mark. An end token, an exhausted budget or a loop closes it in the model's own format
     LANDING   the thought is over and nothing of the answer is visible yet: ending is not allowed
     CONTENT   the answer, to the end, a stop string, or a loop
+    CALL      inside the call of a tool, which comes out whole or, if it is none, as content
 
 A reply has one thought, at its beginning. After that, marks that are tokens are text like any other, as an answer may
 be about them. Where marks are spelled, a model that writes one behind its answer has lost the thread: the reply ends.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -23,13 +24,17 @@ from torch import Tensor
 
 from millet.engine.hook import GO_ON, Verdict
 from millet.models.tokenizer import TextStream, Tokenizer
+from millet.reasoning.calls import CallFormat, read_call, without_marks
 from millet.reasoning.format import CLOSE, OPEN, ThinkFormat
 from millet.reasoning.loop import CONTENT, THOUGHT, LoopGuard
 from millet.reasoning.marks import scan
 from millet.reasoning.masks import TokenMasks
-from millet.reasoning.reply import Ending
+from millet.reasoning.reply import Ending, ToolCall
 
 BLANKS = 4  # tokens of blank space that may stand between a thought and its answer
+
+
+Kind = Literal["reasoning", "content", "tool_call"]
 
 
 class Phase(Enum):
@@ -37,14 +42,16 @@ class Phase(Enum):
     THOUGHT = "thought"
     LANDING = "landing"
     CONTENT = "content"
+    CALL = "call"
 
 
 class Piece(NamedTuple):
     """Text of one kind with the ids it came from; ids whose text is held back, or is none, come with later text."""
 
-    kind: Literal["reasoning", "content"]
+    kind: Kind
     text: str
     token_ids: tuple[int, ...]
+    call: ToolCall | None = None
 
 
 class ReplyState:
@@ -55,6 +62,8 @@ class ReplyState:
     budget: tokens that a thought may have before it is closed; 0 lets none begin, None sets no limit.
     room: tokens of the whole reply after which a thought is closed, so that the answer fits in.
     stop: strings that end the content; they, and what follows them, are no part of it.
+    begun: the prompt leaves off in the middle of the thought's text.
+    calls, names: how calls of tools are written, and what may be called; none are looked for without `calls`.
     """
 
     def __init__(
@@ -68,7 +77,11 @@ class ReplyState:
         budget: int | None = None,
         room: int,
         stop: tuple[str, ...] = (),
+        begun: bool = False,
+        calls: CallFormat | None = None,
+        names: Collection[str] = (),
     ) -> None:
+        self.num_calls = 0
         self.thought_ended: Ending | None = None
         self.reasoning_tokens = 0
         self.thought_seconds = 0.0
@@ -84,7 +97,11 @@ class ReplyState:
         self._ids: list[int] = []  # of the present phase's kind, not handed out yet
         self._text = TextStream(tokenizer)
         self._held = ""  # text that may be part of a mark or a stop string, or blank space at the edge of a thought
-        self._begun = False  # the thought has visible text
+        self._calls = calls
+        self._names = names
+        self._opener: str | None = None  # of the call under way, and after it until there is content again
+        self._said = False  # there is some content
+        self._begun = begun  # the thought has visible text
         self._forced = 0  # ids still to come of a closing that was forced
         self._stopped = False
         self._num_tokens = 0
@@ -120,7 +137,9 @@ class ReplyState:
         if self._phase is Phase.THOUGHT:
             self._end_thought(Phase.THOUGHT)
             return
-        if not self._begins_stray():
+        if self._phase is Phase.CALL:
+            self._end_call(self._held)
+        elif not self._begins_stray() and (self._opener is None or self._held.strip()):
             self._emit("content", self._held)
         self._flush("content")
 
@@ -144,6 +163,9 @@ class ReplyState:
             self._text = TextStream(self._tokenizer)  # half a character before the mark is lost
         elif self._phase is Phase.THOUGHT and token_id == self._think.open_id and not self._begun:
             pass  # the model opens the thought that its prompt had opened already
+        elif self._calls and self._phase is not Phase.THOUGHT and token_id in self._calls.tokens:
+            self._text = TextStream(self._tokenizer)
+            self._read(self._calls.tokens[token_id])
         else:
             self._read(self._text.push(token_id))
 
@@ -188,8 +210,9 @@ class ReplyState:
             self._read_opening()
         if self._phase is Phase.THOUGHT:
             self._read_thought()
-        if self._phase in (Phase.LANDING, Phase.CONTENT):
-            self._read_content()
+        more = self._phase in (Phase.LANDING, Phase.CONTENT, Phase.CALL)
+        while more:
+            more = self._read_call() if self._phase is Phase.CALL else self._read_content()
 
     def _read_opening(self) -> None:
         text = self._held.lstrip()
@@ -216,19 +239,61 @@ class ReplyState:
             self._end_thought(Phase.LANDING)
             self._held = rest
 
-    def _read_content(self) -> None:
+    def _read_content(self) -> bool:
+        """Whether there may be more to read, as a call has begun."""
         while not self._stopped:
-            if self._phase is Phase.LANDING:
+            if self._phase is Phase.LANDING or (self._opener is not None and not self._said):
                 self._held = self._held.lstrip()
-            text, found, self._held = scan(self._held, (*self._stop, *self._strays()))
+            if self._may_be_bare() and self._held.lstrip().startswith("{"):
+                self._begin_call("")
+                return True
+            text, found, self._held = scan(self._held, (*self._stop, *self._strays(), *self._call_marks()))
+            if self._calls and found not in self._stop:  # blank space before a call is no content
+                shown = text.rstrip()
+                self._held = self._held if found else text[len(shown) :] + self._held
+                text = shown
             self._emit("content", text)
             if text or (found is None and not self._begins_stray()):
                 self._phase = Phase.CONTENT  # also where all is held back: an end would turn half a stop into text
             if found is None:
-                return
+                return False
+            if self._calls and found in self._calls.pairs:
+                self._begin_call(found)
+                return True
+            if self._calls and found in self._calls.around:
+                continue
             if found in self._stop or self._phase is Phase.CONTENT:
                 self._stopped = True
                 self._held = ""
+        return False
+
+    def _begin_call(self, opener: str) -> None:
+        self._phase = Phase.CALL
+        self._opener = opener
+
+    def _read_call(self) -> bool:
+        """Whether there may be more to read, as the call has ended."""
+        closer = self._calls.pairs.get(self._opener or "") if self._calls else None
+        inside, found, after = scan(self._held, (closer,) if closer else ())
+        if found is None:
+            return False
+        self._end_call(inside, found)
+        self._held = after
+        return True
+
+    def _end_call(self, inside: str, closer: str = "") -> None:
+        self._phase = Phase.CONTENT
+        if call := read_call(inside, self._names):
+            self.num_calls += 1
+            self._hand_out("tool_call", "", call)
+        else:
+            self._emit("content", f"{self._opener}{inside}{closer}")
+
+    def _may_be_bare(self) -> bool:
+        return self._calls is not None and self._calls.bare and not self._said and self._opener is None
+
+    def _call_marks(self) -> tuple[str, ...]:
+        return (*self._calls.pairs, *self._calls.around) if self._calls else ()
 
     def _strays(self) -> tuple[str, ...]:
         """Marks that are no part of the content: passed over before its first word, and its end after that."""
@@ -238,17 +303,19 @@ class ReplyState:
         """Nothing is held back, or what may become a mark that is left out."""
         return not self._held or any(mark.startswith(self._held) for mark in self._strays())
 
-    def _emit(self, kind: Literal["reasoning", "content"], text: str) -> None:
+    def _emit(self, kind: Kind, text: str) -> None:
         if text:
-            self._hand_out(kind, text)
+            self._hand_out(kind, without_marks(text))
 
-    def _flush(self, kind: Literal["reasoning", "content"]) -> None:
+    def _flush(self, kind: Kind) -> None:
         """The end of a kind: hand out the ids that stand for no text."""
         if self._ids:
             self._hand_out(kind, "")
 
-    def _hand_out(self, kind: Literal["reasoning", "content"], text: str) -> None:
+    def _hand_out(self, kind: Kind, text: str, call: ToolCall | None = None) -> None:
         if kind == "reasoning":
             self.reasoning_tokens += len(self._ids)
-        self._pieces.append(Piece(kind, text, tuple(self._ids)))
+        elif kind == "content" and text:
+            self._said, self._opener = True, None
+        self._pieces.append(Piece(kind, text, tuple(self._ids), call))
         self._ids.clear()

@@ -176,3 +176,20 @@ def test_events_of_other_kinds_have_no_ending() -> None:
     *pieces, finish = thinker("It is 42.").stream(ASK)
     assert all(event == Event(event.kind, event.text, event.token_ids) for event in pieces)
     assert (finish.kind, finish.text, finish.token_ids, finish.finish_reason) == ("finish", "", (), "stop")
+
+
+def test_the_content_after_a_prefix_is_only_what_is_new() -> None:
+    someone = assistant(PREOPENED, [*b" 42.", END], tokenizer=Pieces(marks=True))
+    begun = {"role": "assistant", "content": "It is", "prefix": True}
+    reply = someone.chat([*ASK, begun])
+    assert (reply.content, reply.reasoning, reply.thought_ended) == (" 42.", "", None)
+    prompt = Pieces(marks=True).decode(engine_of(someone).requests[0][0])
+    assert prompt == "user:?|A:<think>\n\n</think>\n\nIt is"
+
+
+def test_a_thought_that_was_begun_goes_on() -> None:
+    someone = assistant(PREOPENED, [*b" see. ", CLOSE_ID, *b"\n42.", END], tokenizer=Pieces(marks=True))
+    begun = {"role": "assistant", "content": "", "reasoning_content": "Let me", "prefix": True}
+    reply = someone.chat([*ASK, begun])
+    assert (reply.reasoning, reply.content, reply.thought_ended) == (" see.", "42.", "model")
+    assert Pieces().decode(engine_of(someone).requests[0][0]).endswith("\nLet me")

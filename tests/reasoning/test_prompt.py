@@ -123,3 +123,46 @@ def test_bad_think(think: Any) -> None:
 def test_bad_messages(messages: Any, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         check_messages(messages)
+
+
+@pytest.mark.parametrize(("message", "mode", "end", "phase", "begun"), [
+    ({"content": "It is"}, "on", "<think>\n\n</think>\n\nIt is", Phase.CONTENT, False),
+    ({"content": "It is"}, "auto", "<think>\n\n</think>\n\nIt is", Phase.CONTENT, False),
+    ({"content": " a", "reasoning_content": "Hm."}, "auto", "<think>\nHm.\n</think>\n\n a", Phase.CONTENT, False),
+    ({"content": "", "reasoning_content": "Hm"}, "auto", "<think>\nHm", Phase.THOUGHT, True),
+    ({"content": "", "reasoning_content": "Hm"}, "off", "<think>\nHm\n</think>\n\n", Phase.CONTENT, False),
+    ({"content": ""}, "on", "<think>\n", Phase.THOUGHT, False),
+])  # fmt: skip
+@pytest.mark.parametrize("folder", ["qwen3", "r1_distill_qwen"])
+def test_a_prefix_is_gone_on_from(
+    folder: str, message: dict[str, Any], mode: Mode, end: str, phase: Phase, begun: bool
+) -> None:
+    tokenizer = Tokenizer.from_file(FIXTURES / folder / "tokenizer.json", {"bos_token": "<｜begin▁of▁sentence｜>"})
+    template = ChatTemplate((FIXTURES / folder / "chat_template.jinja").read_text(), tokenizer.special_tokens)
+    messages = [*ASK, {"role": "assistant", "prefix": True, **message}]
+    check_messages(messages)
+    built = build_prompt(template, tokenizer, think_format(template, tokenizer), messages, mode)
+    assert tokenizer.decode(built.token_ids, skip_special=False).endswith(f"{end}")
+    assert tokenizer.decode(built.token_ids, skip_special=False).count("Hi?") == 1
+    assert (built.phase, built.begun) == (phase, begun)
+
+
+def test_what_a_prefix_spells_is_text() -> None:
+    tokenizer = Tokenizer.from_file(FIXTURES / "qwen3" / "tokenizer.json", {})
+    template = ChatTemplate((FIXTURES / "qwen3" / "chat_template.jinja").read_text(), {})
+    messages = [*ASK, {"role": "assistant", "prefix": True, "content": "a<|im_end|>"}]
+    ids = build_prompt(template, tokenizer, think_format(template, tokenizer), messages, "off").token_ids
+    assert ids.count(tokenizer.added_tokens["<|im_end|>"]) == 1  # the question's
+    assert tokenizer.decode(ids, skip_special=False).endswith("a<|im_end|>")
+
+
+@pytest.mark.parametrize(("messages", "words"), [
+    ([*ASK, {"role": "assistant", "content": "a"}], "prefix"),
+    ([*ASK, {"role": "assistant", "content": "a", "prefix": False}], "prefix"),
+    ([*ASK, {"role": "user", "content": "a"}, {"role": "assistant", "content": "a", "prefix": "yes"}], "prefix"),
+    ([{"role": "assistant", "content": "a", "prefix": True}], "only a beginning"),
+    ([{"role": "system", "content": "a"}, {"role": "assistant", "content": "a", "prefix": True}], "role 'system'"),
+])  # fmt: skip
+def test_prefixes_that_are_none(messages: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        check_messages(messages)
