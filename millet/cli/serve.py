@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,43 +82,50 @@ def serve(
 
 
 def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
+    from millet.models.hub import home
     from millet.serve import logs
     from millet.serve.app import create_app
+    from millet.serve.metrics import serve_metrics
     from millet.serve.server import Server
+    from millet.serve.store import Store
 
     screen = console(stderr=True)
     url = f"http://{'[' + settings.host + ']' if ':' in settings.host else settings.host}:{settings.port}"
-    app = create_app(settings, _backends(settings))
-    failures: list[MilletError] = []
+    with Store.open(settings.database or f"sqlite:///{home() / 'millet.db'}") as store, ExitStack() as stack:
+        app = create_app(settings, _backends(settings), store)
+        if settings.metrics_port != 0:
+            stack.enter_context(serve_metrics(app.state.metrics, settings.metrics_port or settings.port + 1))
+        failures: list[MilletError] = []
 
-    def announce() -> None:
-        names = ", ".join(app.state.service.backends)
-        screen.print(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it.", highlight=False)
-        if browser if browser is not None else _on_a_desktop():
-            import webbrowser
+        def announce() -> None:
+            names = ", ".join(app.state.service.backends)
+            screen.print(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it.", highlight=False)
+            if browser if browser is not None else _on_a_desktop():
+                import webbrowser
 
-            webbrowser.open(url)
+                webbrowser.open(url)
 
-    def give_up(error: MilletError) -> None:
-        failures.append(error)
-        server.should_exit = True
+        def give_up(error: MilletError) -> None:
+            failures.append(error)
+            server.should_exit = True
 
-    server = Server(app, settings, on_open=announce)
-    app.state.on_failure = give_up
-    logs.configure()
-    server.run(sockets=[listener])
-    if failures:
-        raise failures[0]
+        server = Server(app, settings, on_open=announce)
+        app.state.on_failure = give_up
+        logs.configure()
+        server.run(sockets=[listener])
+        if failures:
+            raise failures[0]
 
 
 def _backends(settings: ServeConfig) -> Mapping[str, Backend]:
     from millet.serve.embedded import Embedded
-    from millet.serve.upstream import Upstream
 
     backends: dict[str, Backend] = {
         name: Embedded(name, quantize=settings.quantize, slots=settings.slots) for name in settings.models
     }
     for name, upstream in settings.upstreams.items():
+        from millet.serve.upstream import Upstream
+
         backends[name] = Upstream(name, upstream)
     return backends
 

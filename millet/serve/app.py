@@ -21,20 +21,21 @@ from millet.serve.guard import Guard
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
 from millet.serve.parts import open_parts
-from millet.serve.routes import health, live, messages, openai, page, responses
+from millet.serve.routes import accounts, conversations, health, live, messages, openai, page, responses
+from millet.serve.store import Store
 from millet.serve.validation import first_problem
 
 UNREADABLE = "the body is not JSON that can be read; check its syntax and its nesting"
-ROUTERS = (openai, messages, responses, live, health, page)
+ROUTERS = (openai, messages, responses, live, conversations, accounts, health, page)
 
 
-def create_app(config: ServeConfig, backends: Mapping[str, Backend]) -> FastAPI:
-    """backends: by model name, the default first. What the app holds open lives from its start to its shutdown."""
+def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Store) -> FastAPI:
+    """backends: by model name, the default first; they load when the app starts, and are closed with it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
-            await open_parts(app.state, config, backends, stack)
+            open_parts(app.state, config, backends, store, stack)
             yield
 
     app = FastAPI(
@@ -55,7 +56,14 @@ def create_app(config: ServeConfig, backends: Mapping[str, Backend]) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(MilletError, _refused)
     app.add_exception_handler(Exception, _bug)
-    app.add_middleware(Guard, metrics=metrics, log=log, max_body=config.max_body, body_timeout=config.body_timeout)
+    app.add_middleware(
+        Guard,
+        metrics=metrics,
+        log=log,
+        max_body=config.max_body,
+        body_timeout=config.body_timeout,
+        only_local=not config.users,
+    )
     return app
 
 
@@ -69,6 +77,9 @@ def _tell(request: Request, error: ApiError) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    kind = request.headers.get("content-type", "")
+    if request.method in ("POST", "PUT", "PATCH") and "json" not in kind:
+        return _tell(request, ApiError(400, "send JSON, with the header Content-Type: application/json"))
     if any(problem["type"] == "json_invalid" for problem in error.errors()):
         return _tell(request, ApiError(400, UNREADABLE))
     return _tell(request, first_problem(error))

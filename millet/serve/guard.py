@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from millet.serve.errors import ApiError
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics, refusal_cause
+from millet.serve.origin import check_origin
 from millet.serve.service import Answer
 
 SAFE = (
@@ -25,14 +26,25 @@ SAFE = (
 
 class Guard:
     """ASGI middleware. The whole body is read before the application sees the request, so that a slow or an oversized
-    one costs nothing but its own connection. max_body: bytes; body_timeout: seconds for all of it."""
+    one costs nothing but its own connection. max_body: bytes; body_timeout: seconds for all of it. only_local: refuse
+    what does not come from this machine's own programs and pages."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, log: RequestLog, max_body: int, body_timeout: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        log: RequestLog,
+        max_body: int,
+        body_timeout: float,
+        only_local: bool,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
         self._max_body = max_body
         self._body_timeout = body_timeout
+        self._only_local = only_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +65,8 @@ class Guard:
             await send(message)
 
         try:
+            if self._only_local:
+                check_origin(scope)
             body = await self._body(scope, receive)
             await self._app(scope, _again(body, receive), send_safely)
         except ApiError as error:

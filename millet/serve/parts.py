@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-from anyio import to_thread
-
 from millet.errors import MilletError
-from millet.models.hub import home
 from millet.reasoning.reply import Usage
-from millet.serve.admission import Admission
+from millet.serve.accounts import Accounts
+from millet.serve.admission import Admission, Spending
 from millet.serve.caller import Caller
 from millet.serve.chat import Backend
 from millet.serve.config import ServeConfig
 from millet.serve.live import LiveReplies
-from millet.serve.metrics import serve_metrics
 from millet.serve.service import Service
 from millet.serve.store import Store
 
 
-async def open_parts(state: Any, config: ServeConfig, backends: Mapping[str, Backend], stack: AsyncExitStack) -> None:
+def open_parts(
+    state: Any, config: ServeConfig, backends: Mapping[str, Backend], store: Store, stack: AsyncExitStack
+) -> None:
     """Fill the application's state: store, accounts, service, live. Models load meanwhile, in the background."""
-    url = config.database or f"sqlite:///{home() / 'millet.db'}"
-    state.store = store = stack.enter_context(await to_thread.run_sync(Store.open, url))
-    state.accounts = None
-    if config.metrics_port != 0:
-        stack.enter_context(serve_metrics(state.metrics, config.metrics_port or config.port + 1))
-    admission = Admission(config.slots, config.queue, config.prices)
+    state.store = store
+    state.accounts = accounts = Accounts(store, config.limits) if config.users else None
+    spending = partial(_spending, accounts) if accounts is not None else _spent_nothing
+    admission = Admission(config.slots, config.queue, config.prices, spending=spending)
     state.service = Service(
         backends,
         admission,
@@ -54,6 +52,14 @@ async def _load(backends: Mapping[str, Backend], on_failure: Callable[[MilletErr
     except MilletError as error:
         if on_failure is not None:
             on_failure(error)
+
+
+def _spending(accounts: Accounts, caller: Caller) -> Spending:
+    return Spending(accounts.spent_today(caller.account, caller.key), accounts.balance(caller.account))
+
+
+def _spent_nothing(caller: Caller) -> Spending:
+    return Spending()
 
 
 def _recorder(store: Store, config: ServeConfig) -> Callable[[Caller, str, Usage], None]:

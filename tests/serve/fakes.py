@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -14,6 +15,7 @@ from millet.serve.app import create_app
 from millet.serve.chat import ChatRequest
 from millet.serve.config import ServeConfig
 from millet.serve.server import Server, listen
+from millet.serve.store import Store
 
 
 def finish(reason: str = "stop", *, index: int = 0, prompt: int = 10, tokens: int = 7, reasoning: int = 3) -> Event:
@@ -86,9 +88,11 @@ class FakeReply:
 @contextlib.contextmanager
 def running(backends: dict[str, FakeBackend], config: ServeConfig | None = None) -> Iterator[str]:
     """The base URL of a server that lives as long as the block."""
-    settings = config or ServeConfig(port=0, metrics_port=0, database="sqlite://")
-    with listen(settings) as listener:
-        app = create_app(settings, backends)
+    settings = config or ServeConfig(port=0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        store = stack.enter_context(Store.open(f"sqlite:///{folder}/millet.db"))
+        listener = stack.enter_context(listen(settings))
+        app = create_app(settings, backends, store)
         server = Server(app, settings)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
         thread.start()

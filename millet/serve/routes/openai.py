@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from millet.serve.accounts import Accounts
 from millet.serve.caller import Caller
 from millet.serve.completions import CompletionBody, CompletionWire
 from millet.serve.dependencies import get_caller
@@ -70,7 +72,8 @@ async def model(model: str, caller: WhoAsks, service: Serving) -> dict[str, Any]
 @router.get("/user/balance")
 async def balance(request: Request, caller: WhoAsks) -> dict[str, Any]:
     """What the account has left, in DeepSeek's form; no entry where nothing is charged."""
-    left = await request.app.state.balance(caller)
+    accounts: Accounts | None = request.app.state.accounts
+    left = None if accounts is None else await to_thread.run_sync(accounts.balance, caller.account)
     if left is None:
         return {"is_available": True, "balance_infos": []}
     currency = request.app.state.config.prices.currency
