@@ -48,7 +48,9 @@ def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Stor
     )
     for module in ROUTERS:
         app.include_router(module.router)
-    metrics = Metrics(set(backends), {route.path for route in app.routes if isinstance(route, Route)})
+    metrics = Metrics(
+        set(backends), {route.path for module in ROUTERS for route in module.router.routes if isinstance(route, Route)}
+    )
     log = RequestLog(set(backends))
     app.state.config, app.state.metrics, app.state.log = config, metrics, log
     app.state.on_failure = None
