@@ -68,7 +68,7 @@ class Accounts:
             found = self.keys.find(bearer)
             if found is None:
                 raise ApiError(401, "the API key is not valid; make one in the settings", code="invalid_api_key")
-            account = self._enabled(found[0])
+            account = self.enabled(found[0])
             return Caller(account.id, account.role, found[1].id, narrowest(account.limits, found[1].limits))
         session = None if cookie is None else self.sessions.find(cookie)
         if session is None:
@@ -79,7 +79,7 @@ class Accounts:
             raise ApiError(
                 403, "the X-CSRF-Token header is missing or not this session's; load the page again", code="csrf"
             )
-        account = self._enabled(session[0])
+        account = self.enabled(session[0])
         return Caller(account.id, account.role, None, account.limits)
 
     def login(self, name: str, password: str, address: str) -> tuple[Account, Session]:
@@ -92,7 +92,7 @@ class Accounts:
         if not is_password(password, row and row.password_hash) or row is None:
             raise ApiError(401, "the name or the password is wrong; try again", code="wrong_password")
         self._throttle.succeeded(key, address)
-        account = self._enabled(row.id)
+        account = self.enabled(row.id)
         if is_outdated(row.password_hash):
             self._update(row.id, password_hash=hash_password(password))
         return account, self.sessions.begin(row.id)
@@ -145,7 +145,7 @@ class Accounts:
                 end_sessions(connection, account)
         except IntegrityError:
             raise ApiError(409, "this name is taken; choose another", param="name", code="name_taken") from None
-        return self._enabled(account), self.sessions.begin(account)
+        return self.enabled(account), self.sessions.begin(account)
 
     def get(self, account: str) -> Account:
         """Raises ApiError 404."""
@@ -154,6 +154,13 @@ class Accounts:
         if row is None:
             raise _no_account()
         return _account(row)
+
+    def enabled(self, account: str) -> Account:
+        """With the limits that hold for it. Raises ApiError 403 where it is disabled, 404."""
+        found = self.get(account)
+        if found.disabled:
+            raise ApiError(403, "this account is disabled; ask an administrator", code="account_disabled")
+        return self._effective(found)
 
     def list(self) -> Sequence[Account]:
         with self._database.read() as connection:
@@ -191,12 +198,6 @@ class Accounts:
     def spent_today(self, account: str, key: str | None = None) -> float:
         """Since midnight, UTC: of one key, or of the account with all its keys."""
         return self._store.usage.spent_today(account, key)
-
-    def _enabled(self, account: str) -> Account:
-        found = self.get(account)
-        if found.disabled:
-            raise ApiError(403, "this account is disabled; ask an administrator", code="account_disabled")
-        return self._effective(found)
 
     def _effective(self, account: Account) -> Account:
         own, default = asdict(account.limits), asdict(self._limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from millet.serve.accounts import Account, Accounts
@@ -16,6 +16,7 @@ from millet.serve.keys import Key
 from millet.serve.passwords import Slots
 from millet.serve.sessions import LIFETIME, Session
 from millet.serve.store import Store
+from millet.serve.store.records import ID
 from millet.serve.store.usage import UsageRow
 
 router = APIRouter(prefix="/api", tags=["accounts"])
@@ -26,6 +27,7 @@ Person = Annotated[Caller, Depends(get_person)]
 Admin = Annotated[Caller, Depends(get_admin)]
 AccountsNow = Annotated[Accounts, Depends(get_accounts)]
 StoreNow = Annotated[Store, Depends(get_store)]
+Id = Annotated[str, Path(pattern=ID)]
 Days = Annotated[int, Query(ge=1, le=366)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
@@ -125,7 +127,7 @@ def get_account(request: Request, caller: CallerNow) -> Me:
     if accounts is None:
         return Me(account=None, role=caller.role, one_person=True, csrf=None)
     session = accounts.sessions.find(request.cookies.get(COOKIE, "")) if caller.key is None else None
-    account = accounts.get(caller.account)
+    account = accounts.enabled(caller.account)
     return Me(account=account, role=caller.role, one_person=False, csrf=session and session[1])
 
 
@@ -150,7 +152,7 @@ def create_key(body: NewKey, person: Person, accounts: AccountsNow) -> CreatedKe
 
 
 @router.delete("/keys/{key}", status_code=204)
-def revoke_key(key: str, person: Person, accounts: AccountsNow) -> None:
+def revoke_key(key: Id, person: Person, accounts: AccountsNow) -> None:
     """For good."""
     accounts.keys.revoke(person.account, key)
 
@@ -182,7 +184,7 @@ async def accept_invitation(body: Acceptance, request: Request, response: Respon
 
 
 @router.delete("/invitations/{invitation}", status_code=204)
-def revoke_invitation(invitation: str, admin: Admin, accounts: AccountsNow) -> None:
+def revoke_invitation(invitation: Id, admin: Admin, accounts: AccountsNow) -> None:
     """The link works no more."""
     accounts.invitations.revoke(invitation)
 
@@ -194,7 +196,7 @@ def list_accounts(admin: Admin, accounts: AccountsNow) -> Sequence[Account]:
 
 
 @router.patch("/admin/accounts/{account}")
-def change_account(account: str, body: AccountChange, admin: Admin, accounts: AccountsNow) -> Account:
+def change_account(account: Id, body: AccountChange, admin: Admin, accounts: AccountsNow) -> Account:
     """Role, limits, balance, or whether it is disabled."""
     changes = {name: getattr(body, name) for name in body.model_fields_set}
     if "limits" in changes:
@@ -203,7 +205,7 @@ def change_account(account: str, body: AccountChange, admin: Admin, accounts: Ac
 
 
 @router.post("/admin/accounts/{account}/reset", status_code=201)
-def reset_account(account: str, admin: Admin, accounts: AccountsNow) -> CreatedInvitation:
+def reset_account(account: Id, admin: Admin, accounts: AccountsNow) -> CreatedInvitation:
     """A link with which its person sets a new password; it works once, within a day."""
     invitation, token = accounts.reset(account)
     return CreatedInvitation(invitation=invitation, token=token)

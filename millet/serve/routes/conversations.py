@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
@@ -14,7 +14,7 @@ from millet.reasoning.reply import ToolCall, Usage
 from millet.serve.caller import Caller
 from millet.serve.dependencies import get_caller, get_store
 from millet.serve.store import Conversation, Hit, Message, Page, Store, Tree
-from millet.serve.store.records import MessageRole, Status
+from millet.serve.store.records import ID, MessageRole, Status
 from millet.serve.store.transfer import in_order, to_markdown
 
 router = APIRouter(prefix="/api/conversations", tags=["conversations"])
@@ -24,6 +24,8 @@ LATEST = 4e9  # seconds since 1970: the year 2096
 
 CallerNow = Annotated[Caller, Depends(get_caller)]
 StoreNow = Annotated[Store, Depends(get_store)]
+ConversationId = Annotated[str, Path(pattern=ID)]
+Id = Annotated[str, Field(pattern=ID)]
 Title = Annotated[str, Field(max_length=1000)]
 
 
@@ -38,10 +40,10 @@ class NewTitle(BaseModel):
 
 
 class NewMessage(BaseModel):
-    """parent: the message that it follows; null begins the conversation. An edit is a new message with the parent of the
-    old one. tool_call_id: of a tool's answer."""
+    """parent: the message that it follows; null begins the conversation. An edit is a new message with the old one's
+    parent. tool_call_id: of a tool's answer."""
 
-    parent: str | None = None
+    parent: Id | None = None
     role: Literal["system", "user", "tool"] = "user"
     content: str
     tool_call_id: str | None = None
@@ -113,31 +115,33 @@ def import_conversation(body: Document, caller: CallerNow, store: StoreNow) -> C
 
 
 @router.get("/{conversation}")
-def get_conversation(conversation: str, caller: CallerNow, store: StoreNow) -> Tree:
+def get_conversation(conversation: ConversationId, caller: CallerNow, store: StoreNow) -> Tree:
     """With all its messages, parents before their children."""
     return store.conversations.tree(caller.account, conversation)
 
 
 @router.patch("/{conversation}")
-def rename_conversation(conversation: str, body: NewTitle, caller: CallerNow, store: StoreNow) -> Conversation:
+def rename_conversation(
+    conversation: ConversationId, body: NewTitle, caller: CallerNow, store: StoreNow
+) -> Conversation:
     """A new title."""
     return store.conversations.rename(caller.account, conversation, body.title)
 
 
 @router.delete("/{conversation}", status_code=204)
-def delete_conversation(conversation: str, caller: CallerNow, store: StoreNow) -> None:
+def delete_conversation(conversation: ConversationId, caller: CallerNow, store: StoreNow) -> None:
     """It can be restored for 30 days, then it is gone."""
     store.conversations.delete(caller.account, conversation)
 
 
 @router.post("/{conversation}/restore")
-def restore_conversation(conversation: str, caller: CallerNow, store: StoreNow) -> Conversation:
+def restore_conversation(conversation: ConversationId, caller: CallerNow, store: StoreNow) -> Conversation:
     """A deleted one comes back."""
     return store.conversations.restore(caller.account, conversation)
 
 
 @router.post("/{conversation}/messages", status_code=201)
-def add_message(conversation: str, body: NewMessage, caller: CallerNow, store: StoreNow) -> Message:
+def add_message(conversation: ConversationId, body: NewMessage, caller: CallerNow, store: StoreNow) -> Message:
     """Something said, at the end of a branch or as a new one."""
     return store.conversations.add_message(
         caller.account, conversation, body.parent, body.role, body.content, body.tool_call_id
@@ -145,7 +149,7 @@ def add_message(conversation: str, body: NewMessage, caller: CallerNow, store: S
 
 
 @router.get("/{conversation}/export")
-def export_conversation(conversation: str, caller: CallerNow, store: StoreNow) -> Document:
+def export_conversation(conversation: ConversationId, caller: CallerNow, store: StoreNow) -> Document:
     """The whole tree, as `import` takes it."""
     tree = store.conversations.tree(caller.account, conversation)
     nodes = [
@@ -155,7 +159,9 @@ def export_conversation(conversation: str, caller: CallerNow, store: StoreNow) -
 
 
 @router.get("/{conversation}/export.md", response_class=PlainTextResponse)
-def export_branch(conversation: str, message: str, caller: CallerNow, store: StoreNow) -> PlainTextResponse:
+def export_branch(
+    conversation: ConversationId, message: Annotated[str, Query(pattern=ID)], caller: CallerNow, store: StoreNow
+) -> PlainTextResponse:
     """Markdown of the branch that ends with `message`."""
     found = store.conversations.get(caller.account, conversation)
     text = to_markdown(found, store.conversations.path(caller.account, message))

@@ -18,7 +18,7 @@ from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
 from millet.serve.store.records import Conversation, Message, MessageRole, Page, Tree, clean, new_id
 from millet.serve.store.schema import conversations, messages
-from millet.serve.store.search import index_text
+from millet.serve.store.search import index_again, index_text
 
 TITLE = 200  # characters
 _CONVERSATION = [conversations.c[f.name] for f in fields(Conversation)]
@@ -62,7 +62,7 @@ class Conversations:
         with self._database.write() as connection:
             _get(connection, account, conversation)
             _update(connection, conversation, title=_title(title), updated=time.time())
-            index_text(connection, conversation, None, _title(title))
+            index_again(connection, conversation, None, _title(title))
             return _get(connection, account, conversation)
 
     def delete(self, account: str, conversation: str) -> None:
@@ -123,12 +123,12 @@ class Conversations:
         with self._database.write() as connection:
             found = _get(connection, account, conversation)
             _check_parent(connection, conversation, parent)
-            connection.execute(messages.insert().values(**row_of(message)))
+            connection.execute(messages.insert().values(**_row(message)))
             index_text(connection, conversation, message.id, message.content)
             _update(connection, conversation, updated=message.created)
             if not found.title and role == "user" and (title := _title(content)):
                 _update(connection, conversation, title=title)
-                index_text(connection, conversation, None, title)
+                index_again(connection, conversation, None, title)
         return message
 
     def begin_reply(self, account: str, parent: str, model: str) -> Message:
@@ -143,7 +143,7 @@ class Conversations:
             message = Message(
                 new_id(), conversation, parent, "assistant", "", model=model, status="streaming", created=now
             )
-            connection.execute(messages.insert().values(**row_of(message), owner=self._owner))
+            connection.execute(messages.insert().values(**_row(message), owner=self._owner))
             _update(connection, conversation, updated=now)
         return message
 
@@ -152,25 +152,27 @@ class Conversations:
         may be here already."""
         now = time.time()
         conversation = Conversation(new_id(), _title(title), now, now)
-        ids: dict[str, str] = {}
+        ids = {node.id: new_id() for node in nodes}
         with self._database.write() as connection:
             connection.execute(conversations.insert().values(account=account, **asdict(conversation)))
             index_text(connection, conversation.id, None, conversation.title)
-            for node in nodes:
-                ids[node.id] = new_id()
-                row = row_of(node) | {"id": ids[node.id], "conversation": conversation.id}
-                row["parent"] = None if node.parent is None else ids[node.parent]
-                connection.execute(messages.insert().values(**row))
-                index_text(connection, conversation.id, ids[node.id], row["content"])
+            rows = [
+                _row(node)
+                | {
+                    "id": ids[node.id],
+                    "conversation": conversation.id,
+                    "parent": None if node.parent is None else ids[node.parent],
+                }
+                for node in nodes
+            ]
+            for row in rows:
+                connection.execute(messages.insert(), row)
+                index_text(connection, conversation.id, row["id"], row["content"])
         return conversation
 
 
-def row_of(message: Message) -> dict[str, Any]:
-    """A message as the table holds it."""
-    row = asdict(message)
-    for name in ("content", "reasoning"):
-        row[name] = clean(row[name])
-    return row
+def _row(message: Message) -> dict[str, Any]:
+    return {name: clean(value) if isinstance(value, str) else value for name, value in asdict(message).items()}
 
 
 def _message(row: sa.Row[Any]) -> Message:

@@ -10,6 +10,7 @@ from typing import Literal
 from millet.reasoning.reply import ToolCall, Usage
 
 MessageRole = Literal["system", "user", "assistant", "tool"]
+ID = "^[0-9a-z]{1,64}$"  # what an identifier looks like
 Status = Literal["streaming", "complete", "stopped", "failed", "interrupted"]
 
 

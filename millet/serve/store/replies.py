@@ -23,7 +23,7 @@ from millet.serve.store.database import Database
 from millet.serve.store.ownership import Ownership
 from millet.serve.store.records import Status, clean
 from millet.serve.store.schema import conversations, messages
-from millet.serve.store.search import index_text
+from millet.serve.store.search import index_again
 
 INTERVAL = 0.5  # seconds between writes of a growing reply
 
@@ -150,7 +150,7 @@ def _write_row(connection: sa.Connection, message: str, row: dict[str, Any]) -> 
     update = messages.update().where(unfinished).values(**row).returning(messages.c.conversation)
     conversation = connection.execute(update).scalar_one_or_none()
     if conversation is not None and row["status"] != "streaming":
-        index_text(connection, conversation, message, row["content"])
+        index_again(connection, conversation, message, row["content"])
         now = time.time()
         connection.execute(conversations.update().where(conversations.c.id == conversation).values(updated=now))
 
@@ -163,5 +163,5 @@ def mark_interrupted(database: Database, ownership: Ownership) -> int:
         update = messages.update().where(messages.c.owner.in_(gone)).values(status="interrupted", owner=None)
         ended = connection.execute(update.returning(messages.c.id, messages.c.conversation, messages.c.content)).all()
         for row in ended:
-            index_text(connection, row.conversation, row.id, row.content)
+            index_again(connection, row.conversation, row.id, row.content)
     return len(ended)

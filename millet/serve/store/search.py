@@ -56,16 +56,20 @@ def search(database: Database, account: str, query: str, limit: int = 20) -> lis
     ]
 
 
+def index_again(connection: sa.Connection, conversation: str, message: str | None, text: str) -> None:
+    """Let the message, or the title, be found by this text alone."""
+    of_message = search_entries.c.message.is_(None) if message is None else search_entries.c.message == message
+    connection.execute(search_entries.delete().where(search_entries.c.conversation == conversation, of_message))
+    index_text(connection, conversation, message, text)
+
+
 def index_text(connection: sa.Connection, conversation: str, message: str | None, text: str) -> None:
-    """Make the message's text, or the title, what is found of it from now on."""
-    entries = search_entries
-    of_message = entries.c.message.is_(None) if message is None else entries.c.message == message
-    connection.execute(entries.delete().where(entries.c.conversation == conversation, of_message))
+    """Let the message, or where it is None the title, be found. Not found before."""
     words = split_words(text)
     for start in range(0, len(words), ENTRY - OVERLAP):
         part = words[start : start + ENTRY]
-        insert = entries.insert().values(conversation=conversation, message=message).returning(entries.c.number)
-        number = connection.execute(insert).scalar_one()
+        insert = search_entries.insert().values(conversation=conversation, message=message)
+        number = connection.execute(insert.returning(search_entries.c.number)).scalar_one()
         if connection.dialect.name == "sqlite":
             value, written = ":words", " ".join(part)
         else:
