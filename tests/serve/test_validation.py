@@ -2,6 +2,9 @@ import json
 from typing import Annotated, Any, Literal
 
 import pytest
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Discriminator, Field, Tag, ValidationError
@@ -87,6 +90,36 @@ def test_first_problem(body: Any, param: str | None, message: str | None) -> Non
 def test_what_is_not_named_is_ignored_and_schemas_may_be_as_deep_as_templates_take_them() -> None:
     assert Tree.model_validate({"cache_control": {"type": "ephemeral"}}) == Tree()
     Tree.model_validate({"schema": nested(DEEPEST)})
+
+
+@pytest.mark.parametrize(
+    ("request_body", "param", "message"),
+    [
+        (b'{"model": "m", "max_tokens": 0, "messages": [{"role": "user", "content": "hi"}]}', "max_tokens", None),
+        (b'{"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text"}]}]}', None, None),
+        (b"[]", None, "the request body should be an object, not a list"),
+        (b"", None, "the request body is missing"),
+    ],
+)
+def test_what_fastapi_finds_wrong_reads_the_same(request_body: bytes, param: str | None, message: str | None) -> None:
+    app = FastAPI()
+    told: list[ApiError] = []
+
+    @app.post("/")
+    async def post(body: MessagesBody) -> None: ...
+
+    @app.exception_handler(RequestValidationError)
+    async def handler(request: Request, error: RequestValidationError) -> Response:
+        told.append(first_problem(error))
+        return Response(status_code=422)
+
+    TestClient(app).post("/", content=request_body, headers={"content-type": "application/json"})
+    if request_body.startswith(b"{"):
+        expected = problem(json.loads(request_body), MessagesBody)
+        assert (told[0].param, str(told[0])) == (expected.param, str(expected))
+        assert param is None or told[0].param == param
+    else:
+        assert (told[0].param, str(told[0])) == (None, message)
 
 
 ANYTHING = st.recursive(
