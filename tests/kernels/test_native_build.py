@@ -41,7 +41,7 @@ extern "C" __attribute__((visibility("default"))) int FUNCTION(MILLET_VARIANT)()
     return 257;
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
     return 256;
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__ARM_FEATURE_DOTPROD) && !defined(MILLET_SCALAR)
     return 129;
 #else
     return 128;

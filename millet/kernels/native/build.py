@@ -45,7 +45,9 @@ VARIANTS: dict[str, list[str]] = {"scalar": []}
 if _ARCHITECTURE == "x86_64":
     VARIANTS |= {"avx2": _AVX2, "avxvnni": [*_AVX2, "-mavxvnni"], "avx512": [*_AVX512, "-mf16c", "-mfma"]}
 elif _ARCHITECTURE == "arm64":
-    VARIANTS |= {"neon": ["-march=armv8.2-a+dotprod+fp16"]}
+    # Where the compiler's own choice has the dot product (Apple's), the plain build must be told to leave it. The other
+    # asks for no more than `dispatch.cpp` looks for: not for arithmetic on halves, which a processor may lack.
+    VARIANTS = {"scalar": ["-DMILLET_SCALAR=1"], "neon": ["-march=armv8.2-a+dotprod"]}
 
 
 def library_path(sanitize: bool = False) -> Path:
