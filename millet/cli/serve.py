@@ -14,7 +14,7 @@ import typer
 
 from millet.cli.ask import QuantizeOption, parse_quantize
 from millet.cli.pull import ensure
-from millet.cli.terminal import console
+from millet.cli.terminal import clean, console
 from millet.errors import BadRequest, MilletError
 from millet.models.catalog import default_model
 
@@ -84,6 +84,7 @@ def serve(
 def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
     from millet.models.hub import home
     from millet.serve import logs
+    from millet.serve.accounts import Accounts
     from millet.serve.app import create_app
     from millet.serve.metrics import serve_metrics
     from millet.serve.server import Server
@@ -95,11 +96,16 @@ def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
         app = create_app(settings, _backends(settings), store)
         if settings.metrics_port != 0:
             stack.enter_context(serve_metrics(app.state.metrics, settings.metrics_port or settings.port + 1))
+        first = Accounts(store).first_token() if settings.users else None
         failures: list[MilletError] = []
 
         def announce() -> None:
             names = ", ".join(app.state.service.backends)
-            screen.print(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it.", highlight=False)
+            screen.print(clean(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it."), soft_wrap=True)
+            if first is not None:
+                screen.print(
+                    f"Make the first account, an administrator's, at {url}/account#invite={first}", soft_wrap=True
+                )
             if browser if browser is not None else _on_a_desktop():
                 import webbrowser
 

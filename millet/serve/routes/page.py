@@ -1,4 +1,4 @@
-"""The plain page that says how to use the API."""
+"""The plain pages: how to use the API, and one's account."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = Path(__file__).parents[1] / "page.html"
+FILES = Path(__file__).parents[1]
 
 
 @router.get("/")
@@ -19,18 +19,32 @@ async def page(request: Request) -> Response:
     users = state.config.users
     values = {
         "base": str(request.base_url).rstrip("/"),
-        "key": "one that your account made" if users else "none is needed; send any",
+        "key": "one that you make on your account's page" if users else "none is needed; send any",
         "example_key": "mk-..." if users else "none",
         "models": ", ".join(state.service.model_names),
         "model": next(iter(state.service.backends)),
         "state": await state.service.ready() or "ready",
     }
-    text = PAGE.read_text("utf-8")
+    text = _read("page.html")
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", escape(value))
     return HTMLResponse(text)
 
 
+@router.get("/account")
+async def account() -> Response:
+    return HTMLResponse(_read("account.html"))
+
+
+@router.get("/account.js")
+async def script() -> Response:
+    return Response(_read("account.js"), media_type="text/javascript")
+
+
 @router.get("/page.css")
 async def style() -> Response:
-    return Response(PAGE.with_suffix(".css").read_text("utf-8"), media_type="text/css")
+    return Response(_read("page.css"), media_type="text/css")
+
+
+def _read(name: str) -> str:
+    return (FILES / name).read_text("utf-8")
