@@ -73,16 +73,22 @@ class Upstream:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None  # the loop itself would not keep it
 
     async def load(self) -> None:
         """Look after the replicas from now on, until `close`."""
         self._tasks |= {asyncio.create_task(self._watch(replica)) for replica in self.replicas}
 
-    def close(self) -> None:
-        """In the event loop; replies under way break off."""
+    def close(self) -> asyncio.Task[None]:
+        """In the event loop; replies under way break off. The task ends when all connections are closed."""
+        self._closing = asyncio.get_running_loop().create_task(self._close())
+        return self._closing
+
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._tasks = {asyncio.get_running_loop().create_task(self.client.aclose())}
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.aclose()
 
     async def ready(self) -> str | None:
         if any(replica.fault is None for replica in self.replicas):

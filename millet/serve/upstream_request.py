@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from millet.reasoning.prompt import Think, is_prefix, parse_think
 from millet.serve.chat import ChatRequest
@@ -51,9 +52,13 @@ def body_of(request: ChatRequest, upstream: UpstreamConfig) -> dict[str, Any]:
     if (schema := options.get("schema")) is not None:
         body["response_format"] = _response_format(schema, upstream.dialect)
     thinking = _thinking(options.get("think", "auto"), upstream.dialect)
-    if "reasoning_effort" in thinking and "max_tokens" in body:
-        body["max_completion_tokens"] = body.pop("max_tokens")  # OpenAI's reasoning models refuse the older name
+    if "max_tokens" in body and ("reasoning_effort" in thinking or _is_openai(upstream)):
+        body["max_completion_tokens"] = body.pop("max_tokens")  # reasoning models there refuse the older name
     return body | thinking
+
+
+def _is_openai(upstream: UpstreamConfig) -> bool:
+    return any(urlsplit(url).hostname == "api.openai.com" for url in upstream.replicas)
 
 
 def estimate(body: Mapping[str, Any]) -> int:
@@ -108,10 +113,10 @@ def _thinking(think: Think, dialect: str) -> dict[str, Any]:
             return {"thinking": {"type": "enabled" if mode == "on" else "disabled"}}
         case "openai" if mode == "off":
             return {"reasoning_effort": "none"}
+        case "openai" if budget is None:  # as it is used to: models that do not reason refuse the field
+            return {}
         case "openai":
-            small = budget is not None and budget <= MEDIUM
-            return {
-                "reasoning_effort": ("low" if budget is not None and budget <= LOW else "medium") if small else "high"
-            }
+            assert budget is not None
+            return {"reasoning_effort": "low" if budget <= LOW else "medium" if budget <= MEDIUM else "high"}
         case _:  # templates differ in the name: Qwen's and most others', DeepSeek's and Granite's
             return {"chat_template_kwargs": {"enable_thinking": mode == "on", "thinking": mode == "on"}}

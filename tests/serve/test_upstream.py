@@ -143,5 +143,4 @@ async def test_health_is_looked_after() -> None:
         await asyncio.wait_for(until(None), 20)
         played.health = 401
         await asyncio.wait_for(until("no server behind far can be used: it does not accept this server's key"), 20)
-        made.close()
-        await asyncio.sleep(0)
+        await made.close()

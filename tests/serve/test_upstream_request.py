@@ -12,6 +12,7 @@ from millet.serve.chat import ChatRequest
 from millet.serve.config import UpstreamConfig
 from millet.serve.errors import ApiError
 from millet.serve.upstream import Upstream
+from millet.serve.upstream_request import body_of
 from tests.serve.played import ASK, KEY, ask, counted, events_of, head, playing, sent, sse, upstream
 
 
@@ -56,7 +57,7 @@ async def test_the_request_in_openais_words() -> None:
     [
         ("openai", "auto", {}),
         ("openai", "off", {"reasoning_effort": "none"}),
-        ("openai", "on", {"reasoning_effort": "high"}),
+        ("openai", "on", {}),
         ("openai", 512, {"reasoning_effort": "low"}),
         ("openai", 2048, {"reasoning_effort": "medium"}),
         ("openai", 8192, {"reasoning_effort": "high"}),
@@ -124,3 +125,9 @@ async def test_the_key_and_the_estimates(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("FAR_KEY")
     with pytest.raises(MilletError, match="FAR_KEY"):
         Upstream("far", UpstreamConfig(("http://127.0.0.1:1",), "m", "FAR_KEY"))
+
+
+def test_openais_own_servers_want_the_newer_name_of_max_tokens() -> None:
+    body = body_of(ask(max_tokens=9), UpstreamConfig(("https://api.openai.com/v1",), "o9"))
+    assert body["max_completion_tokens"] == 9
+    assert "max_tokens" not in body
