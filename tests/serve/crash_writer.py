@@ -1,4 +1,5 @@
 """A process that is killed: writes replies under load, and says on stdout what it was promised and what it sent.
+The replies are short, so that many end at any moment, or endless.
 
 said ID              a message whose `add_message` returned
 began ID             a reply whose `begin_reply` returned
@@ -26,7 +27,7 @@ def tell(*words: object) -> None:
     sys.stdout.flush()
 
 
-def talk(store: Store, draw: random.Random) -> None:
+def talk(store: Store, draw: random.Random, endless: bool) -> None:
     conversation = store.conversations.create(ACCOUNT)
     parent = None
     while True:
@@ -34,20 +35,22 @@ def talk(store: Store, draw: random.Random) -> None:
         tell("said", question.id)
         reply = store.conversations.begin_reply(ACCOUNT, question.id, "m")
         tell("began", reply.id)
-        length = draw.randrange(20, 400)
+        length = 99_999 if endless else draw.randrange(1, 6)
         for number in range(length):
-            store.replies.append(reply.id, **{"reasoning" if number < 10 else "content": word(number)})
-            if number % 10 == 9:
+            store.replies.append(reply.id, **{"content" if number % 2 else "reasoning": word(number)})
+            if endless and number % 10 == 9:
                 tell("sent", reply.id, number + 1, time.monotonic())
-            time.sleep(0.005)
+                time.sleep(0.05)
         store.replies.finish(reply.id, "complete", finish_reason="stop").result()
         tell("ended", reply.id, length)
         parent = reply.id
 
 
 if __name__ == "__main__":
-    url, seed, writers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    url, seed, writers, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     opened = Store.open(url)
     for index in range(writers):
-        threading.Thread(target=talk, args=(opened, random.Random(seed + index)), daemon=True).start()
+        threading.Thread(
+            target=talk, args=(opened, random.Random(seed + index), length == "endless"), daemon=True
+        ).start()
     threading.Event().wait()
