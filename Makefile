@@ -1,13 +1,17 @@
-# make chat: set everything up, and talk with the default model.   make test: set everything up, and run the tests.
+# make serve: set everything up, and serve the default model.   make test: set everything up, and run the tests.
+# make chat: talk with the default model in the terminal.
 # make native: compile the native kernels, which set-up does too, and show the compiler's warnings.
 # Set-up is skipped as long as the files it depends on have not changed.
 
-.PHONY: chat test lint native sanitize clean
+.PHONY: serve chat test lint native sanitize clean
 .NOTPARALLEL:
 
 PYTHON := .venv/bin/python
 NATIVE := millet/kernels/native
 SETUP := pyproject.toml requirements.lock scripts/setup $(NATIVE)/build.py $(NATIVE)/src $(wildcard $(NATIVE)/src/*)
+
+serve: .venv/ready
+	@.venv/bin/millet serve
 
 chat: .venv/ready
 	@.venv/bin/millet chat
