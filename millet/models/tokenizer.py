@@ -137,6 +137,10 @@ class Tokenizer:
         first = self._backend.encode("", add_special_tokens=True).tokens[:1]
         return bool(first) and first[0] == self.bos_token
 
+    def to_json(self) -> str:
+        """As in a `tokenizer.json`."""
+        return self._backend.to_str()
+
     def save(self, directory: str | Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers and others load."""
         self._backend.save(str(Path(directory) / "tokenizer.json"), pretty=False)

@@ -16,6 +16,7 @@ from millet.models.model import Model
 from millet.reasoning.calls import call_format
 from millet.reasoning.completion import completion_prompt
 from millet.reasoning.format import think_format
+from millet.reasoning.grammar import Grammar, Grammars
 from millet.reasoning.masks import TokenMasks
 from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_messages, parse_think
 from millet.reasoning.reply import Event, Reply, Usage
@@ -30,7 +31,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 RESERVE = 1024  # tokens that a thought leaves to the answer, or a quarter of all where that is less
 LEAST_RESERVE = 16
-NOT_SAMPLING = ("think", "tools", "tool_choice")
+NOT_SAMPLING = ("think", "tools", "tool_choice", "schema")
 VOTE_TEMPERATURE = 0.6  # R1's; of greedy replies all would be the same
 
 
@@ -45,6 +46,7 @@ class Options(TypedDict, total=False):
     n: samples, told apart by their events' `index`; not for `chat`.
     tools: functions that the model may call, in OpenAI's format. tool_choice: "none", "auto" (the default), "required",
         or {"type": "function", "function": {"name": ...}}.
+    schema: a JSON schema that the content must satisfy; the thought is free. Cut off at max_tokens it may not.
     logprobs: tell each token's log-probability; top_logprobs: those of so many of the likeliest beside it, at most 20.
     The rest as in `Sampling`.
     """
@@ -64,6 +66,7 @@ class Options(TypedDict, total=False):
     n: int | None
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: Choice | None
+    schema: Mapping[str, Any] | None
     logprobs: bool | None
     top_logprobs: int | None
 
@@ -87,6 +90,7 @@ class Assistant:
         self._end_ids = frozenset(self.model.eos_token_ids)
         about = (self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
         self._masks, self._call_masks = TokenMasks(*about), TokenMasks(*about, openers=self._calls.openers)
+        self._grammars = Grammars(self.model.tokenizer, self._end_ids, self.model.config.vocab_size)
 
     def chat(self, messages: Messages, *, vote: int = 1, **options: Unpack[Options]) -> Reply:
         """The whole reply. vote: sample so many, and return the first of those whose answer most agree on.
@@ -133,7 +137,8 @@ class Assistant:
         room = self._room(prompt, sampling)
         if room < 1 and mode != "off":  # no room for a thought and an answer
             prompt, budget = self._prompt(messages, "off", tools), 0
-        return self._prepared(prompt, sampling, budget, room, tools)
+        grammar = self._grammar(prompt, options.get("schema"), tools)
+        return self._prepared(prompt, sampling, budget, room, grammar, tools)
 
     def prepare_completion(self, prompt: str, suffix: str | None = None, **options: Unpack[Options]) -> Prepared:
         """Check and encode a plain text for the model to go on from, without template or thought.
@@ -147,7 +152,9 @@ class Assistant:
         if parse_tools(options.get("tools"), options.get("tool_choice")):
             raise BadRequest("a plain completion has no tools; send messages to use some")
         ids = completion_prompt(self.model.tokenizer, prompt, suffix)
-        return self._prepared(Prompt(ids, Phase.CONTENT), self._sampling(options), budget=0, room=0)
+        begun = Prompt(ids, Phase.CONTENT)
+        grammar = self._grammar(begun, options.get("schema"), None)
+        return self._prepared(begun, self._sampling(options), budget=0, room=0, grammar=grammar)
 
     def close(self) -> None:
         """End the engine, if the assistant made it, with all replies under way. Safe to call twice."""
@@ -167,6 +174,18 @@ class Assistant:
         listed = tools.listed if tools and self._shows.offered else None
         return build_prompt(self.model.template, self.model.tokenizer, self._think, shown, mode, listed)
 
+    def _grammar(self, prompt: Prompt, schema: Any, tools: Tools | None) -> Grammar | None:
+        """The form of the content, as far as the prompt has it already."""
+        if tools and tools.must:
+            patterns = {name: self._calls.pattern(name) for name in tools.must}
+            return self._grammars.of_calls(patterns, tools.functions)
+        if schema is None:
+            return None
+        grammar = self._grammars.of_schema(schema)
+        if not all(map(grammar.push, prompt.written)) or grammar.ended:
+            raise BadRequest("the beginning of the reply is none that the schema lets go on; change either")
+        return grammar
+
     def _limit(self, prompt: Prompt, sampling: Sampling) -> int:
         """The most tokens that a reply may have."""
         context = self.engine.context_length
@@ -183,14 +202,24 @@ class Assistant:
         return limit - len(self._think.closing) - max(LEAST_RESERVE, min(RESERVE, limit // 4))
 
     def _prepared(
-        self, prompt: Prompt, sampling: Sampling, budget: int | None, room: int, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        budget: int | None,
+        room: int,
+        grammar: Grammar | None,
+        tools: Tools | None = None,
     ) -> Prepared:
+        # A thought that letters would open cannot be told from a content that has a form.
+        guessed = grammar is not None and self._think.spelled and prompt.phase is Phase.OPENING
+        phase = Phase.CONTENT if guessed else prompt.phase
+
         def new_state() -> ReplyState:
             return ReplyState(
                 self.model.tokenizer,
                 self._think,
                 self._call_masks if tools else self._masks,
-                phase=prompt.phase,
+                phase=phase,
                 end_ids=self._end_ids,
                 budget=budget,
                 room=room,
@@ -198,6 +227,8 @@ class Assistant:
                 begun=prompt.begun,
                 calls=self._calls if tools else None,
                 names=tools.functions if tools else (),
+                grammar=grammar.copy() if grammar else None,
+                must_call=bool(tools and tools.must),
             )
 
         self.engine.check(prompt.token_ids, sampling)

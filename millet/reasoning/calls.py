@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -33,17 +34,33 @@ FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class CallFormat:
     """tokens: what the marks that are tokens become in the text, by id. pairs: what begins a call, and what ends it.
-    around: marks that stand around calls and mean nothing by themselves. bare: a call may be the whole content."""
+    around: marks that stand around calls and mean nothing by themselves. bare: a call may be the whole content.
+
+    opening: the ids with which a call begins that has to be made. sep: DeepSeek's mark in the midst of a call.
+    fenced: the arguments behind it stand in a fence."""
 
     tokens: dict[int, str]
     pairs: dict[str, str]
     around: tuple[str, ...]
     bare: bool
+    opening: tuple[int, ...]
+    sep: int | None
+    fenced: bool
 
     @property
     def openers(self) -> tuple[int, ...]:
         """Tokens that a reply of nothing but calls may begin with."""
         return tuple(i for i, text in self.tokens.items() if text in self.pairs or text in self.around[:1])
+
+    def pattern(self, name: str) -> tuple[str, str]:
+        """What stands before and after the arguments of a call that has to be made, behind its opening, in Lark."""
+        if self.bare:
+            return _quoted(f'{{"name": "{name}", "parameters": '), _quoted("}")
+        if self.sep is None:
+            return _quoted(f'{{"name": "{name}", "arguments": '), _quoted("}")
+        if self.fenced:
+            return f'"function" <[{self.sep}]> ' + _quoted(name + "\n```json\n"), _quoted("\n```")
+        return f'"{name}" <[{self.sep}]>', ""
 
 
 def call_format(template: ChatTemplate, tokenizer: Tokenizer) -> CallFormat:
@@ -55,11 +72,21 @@ def call_format(template: ChatTemplate, tokenizer: Tokenizer) -> CallFormat:
     deepseek = all(text in known for text in DEEPSEEK)
     if deepseek:
         pairs[TOKEN + CALL] = TOKEN + END
+    bare = "<|python_tag|>" in template.source or "Environment: ipython" in template.source
+    if deepseek:
+        opening = [tokenizer.added_tokens[CALLS], tokenizer.added_tokens[CALL]]
+    elif HERMES[0] in known:
+        opening = [tokenizer.added_tokens[HERMES[0]], *tokenizer.encode_plain("\n", at_start=False)]
+    else:
+        opening = [] if bare else tokenizer.encode_plain(HERMES[0] + "\n", at_start=False)
     return CallFormat(
         tokens=tokens,
         pairs=pairs,
         around=(TOKEN + CALLS, TOKEN + CALLS_END) if deepseek else (),
-        bare="<|python_tag|>" in template.source or "Environment: ipython" in template.source,
+        bare=bare and not deepseek,
+        opening=tuple(opening),
+        sep=tokenizer.added_tokens[SEP] if deepseek else None,
+        fenced="```json" in template.source,
     )
 
 
@@ -91,9 +118,17 @@ def without_marks(text: str) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_float=_float)
     except (ValueError, RecursionError):
         return None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _float(text: str) -> float:
+    return max(-sys.float_info.max, min(sys.float_info.max, float(text)))  # infinity would be no JSON
 
 
 def _refuse(name: str) -> None:

@@ -42,6 +42,14 @@ class TokenMasks:
         return self._all_but({*self._ends, *self._tokenizer.special_ids, *marks} - self._openers)
 
     @cached_property
+    def blank(self) -> Tensor:
+        """Nothing but blank space."""
+        known = range(min(self._vocab_size, self._tokenizer.vocab_size))
+        blank_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+        blank_V[[i for i in known if self._tokenizer.token_bytes(i).isspace()]] = True
+        return blank_V
+
+    @cached_property
     def visible(self) -> Tensor:
         """Of `no_end`, those with more than blank space in them."""
         known = min(self._vocab_size, self._tokenizer.vocab_size)

@@ -22,11 +22,13 @@ Think = Mode | int
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """token_ids, and the phase in which the reply begins after them. begun: in the middle of a thought's text."""
+    """token_ids, and the phase in which the reply begins after them. begun: in the middle of a thought's text. written:
+    the ids of the content that is there already."""
 
     token_ids: list[int]
     phase: Phase
     begun: bool = False
+    written: tuple[int, ...] = ()
 
 
 def parse_think(think: Think) -> tuple[Mode, int | None]:
@@ -120,4 +122,5 @@ def _continued(
         return Prompt(ids, Phase.THOUGHT, begun=True)
     if thought:
         ids += think.closing
-    return Prompt(ids + tokenizer.encode_plain(content, at_start=False), Phase.CONTENT)
+    written = tokenizer.encode_plain(content, at_start=False)
+    return Prompt(ids + written, Phase.CONTENT, written=tuple(written))

@@ -103,10 +103,10 @@ class Run:
         self.done = self._finished == len(self._states)
         completion = self._generation.completion(chunk.index)
         reason = completion.finish_reason
-        if state.thought_ended == "loop" and reason != "cancelled":
+        if state.num_calls and reason == "stop":
+            reason = "tool_calls"  # also after a thought that went round in circles: the call is to be answered
+        elif state.thought_ended == "loop" and reason != "cancelled":
             reason = "loop"
-        elif state.num_calls and reason == "stop":
-            reason = "tool_calls"
         return Event(
             "finish",
             index=chunk.index,

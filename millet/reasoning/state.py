@@ -26,6 +26,7 @@ from millet.engine.hook import GO_ON, Verdict
 from millet.models.tokenizer import TextStream, Tokenizer
 from millet.reasoning.calls import CallFormat, read_call, without_marks
 from millet.reasoning.format import CLOSE, OPEN, ThinkFormat
+from millet.reasoning.grammar import Grammar
 from millet.reasoning.loop import CONTENT, THOUGHT, LoopGuard
 from millet.reasoning.marks import scan
 from millet.reasoning.masks import TokenMasks
@@ -64,6 +65,7 @@ class ReplyState:
     stop: strings that end the content; they, and what follows them, are no part of it.
     begun: the prompt leaves off in the middle of the thought's text.
     calls, names: how calls of tools are written, and what may be called; none are looked for without `calls`.
+    grammar: the form that the content must have, from its first visible token on; must_call: it is that of a call.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class ReplyState:
         begun: bool = False,
         calls: CallFormat | None = None,
         names: Collection[str] = (),
+        grammar: Grammar | None = None,
+        must_call: bool = False,
     ) -> None:
         self.num_calls = 0
         self.thought_ended: Ending | None = None
@@ -99,6 +103,11 @@ class ReplyState:
         self._held = ""  # text that may be part of a mark or a stop string, or blank space at the edge of a thought
         self._calls = calls
         self._names = names
+        self._grammar = grammar
+        self._must_call = must_call
+        self._opening = (
+            calls.opening if grammar and calls else ()
+        )  # of a call, while none has begun and one may or must
         self._opener: str | None = None  # of the call under way, and after it until there is content again
         self._said = False  # there is some content
         self._begun = begun  # the thought has visible text
@@ -111,7 +120,7 @@ class ReplyState:
         self._thought_began: float | None = None
 
     def start(self) -> Verdict:
-        return Verdict(allow=self._allowed())
+        return self._next()
 
     def after(self, token_id: int) -> Verdict:
         if token_id in self._end_ids:
@@ -119,17 +128,25 @@ class ReplyState:
                 return self._close("model")  # the engine drops the end token
             self._ids.append(token_id)
             return GO_ON
-        forced = self._forced > 0
+        forced, phase = self._forced > 0, self._phase
         self._take(token_id)
         if self._stopped:
             return Verdict(end="stop")
+        if self._grammar and not forced and phase is not Phase.THOUGHT and self._phase is not Phase.THOUGHT:
+            if token_id in self._opening[:1]:
+                return self._open_call(self._opening[1:])
+            if not (phase is Phase.LANDING and self._tokenizer.token_bytes(token_id).isspace()):
+                self._opening = ()
+                self._grammar.push(token_id)
+                if self._grammar.ended:
+                    return Verdict(end="stop")
         if forced:
             self._forced -= 1
         elif self._guard.push(token_id):
             return self._close("loop") if self._phase is Phase.THOUGHT else Verdict(end="loop")
         elif self._phase is Phase.THOUGHT and self._exhausted():
             return self._close("budget")
-        return Verdict(allow=self._allowed())
+        return self._next()
 
     def finish(self) -> None:
         """After the last token: hand out what was held back. A mark that was never completed is dropped, as is half a
@@ -195,6 +212,33 @@ class ReplyState:
         self._forced = len(self._think.closing)
         return Verdict(force=self._think.closing)
 
+    def _next(self) -> Verdict:
+        """What may come now."""
+        if self._grammar is None or self._forced or self._phase is Phase.THOUGHT:
+            return Verdict(allow=self._allowed())
+        may_think = self._phase is Phase.OPENING and self._allowed() is None
+        if self._must_call and self._opening and not may_think:
+            return self._open_call(self._opening)
+        allowed = self._grammar.mask()
+        if allowed is None:
+            return Verdict(end="length")  # too complex to go on
+        if self._must_call and self._opening:
+            allowed[:] = False
+        allowed[list(self._opening[:1])] = True
+        if may_think:
+            allowed[self._think.open_id] = True
+        if self._phase is Phase.LANDING and self._num_landing < BLANKS:
+            allowed |= self._masks.blank
+        return Verdict(allow=allowed)
+
+    def _open_call(self, ids: tuple[int, ...]) -> Verdict:
+        """Write out what begins a call. One that need not be made has the form that the model gives it."""
+        self._opening = ()
+        self._forced = len(ids)
+        if not self._must_call:
+            self._grammar = None
+        return Verdict(force=ids) if ids else self._next()
+
     def _allowed(self) -> Tensor | None:
         """Mask over the next token."""
         if self._phase is Phase.OPENING and (self._budget == 0 or self._num_tokens >= self._room):
@@ -237,7 +281,7 @@ class ReplyState:
             self._held = text[len(shown) :] + rest
         else:
             self._end_thought(Phase.LANDING)
-            self._held = rest
+            self._held = rest if self._grammar is None else ""  # part of a token that the grammar has not allowed
 
     def _read_content(self) -> bool:
         """Whether there may be more to read, as a call has begun."""
@@ -273,6 +317,8 @@ class ReplyState:
 
     def _read_call(self) -> bool:
         """Whether there may be more to read, as the call has ended."""
+        if self._grammar:  # which knows the end, and lets a string in the arguments spell the mark
+            return False
         closer = self._calls.pairs.get(self._opener or "") if self._calls else None
         inside, found, after = scan(self._held, (closer,) if closer else ())
         if found is None:
@@ -290,14 +336,16 @@ class ReplyState:
             self._emit("content", f"{self._opener}{inside}{closer}")
 
     def _may_be_bare(self) -> bool:
-        return self._calls is not None and self._calls.bare and not self._said and self._opener is None
+        if self._calls is None or not self._calls.bare or (self._grammar and not self._must_call):
+            return False
+        return not self._said and self._opener is None
 
     def _call_marks(self) -> tuple[str, ...]:
         return (*self._calls.pairs, *self._calls.around) if self._calls else ()
 
     def _strays(self) -> tuple[str, ...]:
         """Marks that are no part of the content: passed over before its first word, and its end after that."""
-        return (OPEN, CLOSE) if self._think.spelled and self.thought_ended is not None else ()
+        return (OPEN, CLOSE) if self._think.spelled and self.thought_ended is not None and not self._grammar else ()
 
     def _begins_stray(self) -> bool:
         """Nothing is held back, or what may become a mark that is left out."""
