@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import ceil
 
 from millet.reasoning.reply import Usage
 from millet.serve.caller import Caller
@@ -259,14 +260,14 @@ class Admission:
                 f"{mine} requests are under way, and the limit is {limits.concurrency} at once; wait for one to end"
             )
             raise ApiError(429, message, code="concurrency", retry_after=self.seconds_per_reply / max(1, mine))
-        for window, amount, limit, name, unit in (
-            (used.requests, 1, limits.requests_per_minute, "requests_per_minute", "requests"),
-            (used.tokens, tokens, limits.tokens_per_minute, "tokens_per_minute", "tokens"),
-        ):
-            wait = window.wait(now, amount, limit)
-            if wait > 0:
-                message = f"the limit of {limit} {unit} a minute is reached; try again in {wait:.0f} seconds"
-                raise ApiError(429, message, code=name, retry_after=wait)
+        waits = (
+            (used.requests.wait(now, 1, limits.requests_per_minute), "requests", limits.requests_per_minute),
+            (used.tokens.wait(now, tokens, limits.tokens_per_minute), "tokens", limits.tokens_per_minute),
+        )
+        wait, unit, limit = max(waits, key=lambda one: one[0])
+        if wait > 0:
+            message = f"the limit of {limit} {unit} a minute is reached; try again in {ceil(wait)} seconds"
+            raise ApiError(429, message, code=f"{unit}_per_minute", retry_after=wait)
 
     def _check_money(self, caller: Caller) -> None:
         """What replies under way may cost at worst is counted as well, so that they cannot overdraw together."""

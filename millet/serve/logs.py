@@ -103,17 +103,21 @@ def _tokens(usage: Usage) -> dict[str, int]:
 
 
 def _describe(error: BaseException) -> list[dict[str, Any]]:
-    """The exception and those it came from, without their messages and without source lines."""
-    chain: list[dict[str, Any]] = []
+    """The exception and those it came from or holds, without their messages and without source lines."""
+    described: list[dict[str, Any]] = []
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
         seen.add(id(current))
         frames = traceback.walk_tb(current.__traceback__)
         where = [f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in frames]
-        chain.append({"type": type(current).__name__, "frames": where})
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return chain
+        described.append({"type": type(current).__name__, "frames": where})
+        waiting.append(current.__cause__ or (None if current.__suppress_context__ else current.__context__))
+        waiting += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
+    return described
 
 
 class JsonLines(logging.Formatter):

@@ -215,10 +215,11 @@ def test_windows_agree_with_a_plain_count(clock: Clock) -> None:
         else:
             error = refused(admission, who, prompt, most)
             assert error.retry_after is not None
-            clock.now += error.retry_after
-            if error.code == "tokens_per_minute":  # worth trying then: neither limit is in the way
-                enter(admission, who, prompt, most).release(Usage(prompt, 0))
-                log.append((clock.now, prompt))
+            clock.now += error.retry_after - 0.001
+            assert refused(admission, who, prompt, most).code == error.code
+            clock.now += 0.001 + 1e-6
+            enter(admission, who, prompt, most).release(Usage(prompt, 0))  # worth trying then, and not before
+            log.append((clock.now, prompt))
 
 
 PRICES = Prices(input=1_000_000, output=1_000_000)  # one for each token

@@ -96,6 +96,8 @@ def test_an_exception_is_its_types_and_places(stream: io.StringIO, log: RequestL
     for line in written(stream):
         assert [one["type"] for one in line["exception"]] == ["ValueError", "KeyError"]
         assert line["exception"][0]["frames"][0].endswith(" test_an_exception_is_its_types_and_places")
+    log.log_exception(ExceptionGroup(MARKER, [KeyError(MARKER), OSError(MARKER)]), request_id="r2")
+    assert [one["type"] for one in written(stream)[-1]["exception"]] == ["ExceptionGroup", "KeyError", "OSError"]
     assert MARKER not in stream.getvalue()
 
 
