@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ import httpx2
 
 from millet.errors import MilletError
 from millet.reasoning.reply import Event
-from millet.serve.chat import ChatRequest
+from millet.serve.chat import ChatRequest, Prepared
 from millet.serve.config import UpstreamConfig
 from millet.serve.errors import ApiError
 from millet.serve.upstream_request import MAX_TOKENS, body_of, estimate, path_of
@@ -73,16 +73,16 @@ class Upstream:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing: asyncio.Task[None] | None = None  # the loop itself would not keep it
+        self.closing: asyncio.Task[None] | None = None
+        """Ends when all connections are closed."""
 
     async def load(self) -> None:
         """Look after the replicas from now on, until `close`."""
         self._tasks |= {asyncio.create_task(self._watch(replica)) for replica in self.replicas}
 
-    def close(self) -> asyncio.Task[None]:
-        """In the event loop; replies under way break off. The task ends when all connections are closed."""
-        self._closing = asyncio.get_running_loop().create_task(self._close())
-        return self._closing
+    def close(self) -> None:
+        """In the event loop; replies under way break off."""
+        self.closing = asyncio.get_running_loop().create_task(self._close())
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -95,7 +95,7 @@ class Upstream:
             return None
         return f"no server behind {self.name} can be used: it {self.replicas[0].fault}"
 
-    async def prepare(self, request: ChatRequest) -> UpstreamReply:
+    async def prepare(self, request: ChatRequest) -> Prepared:
         return UpstreamReply(self, request)
 
     def choose(self, tried: list[Replica]) -> Replica | None:
@@ -132,7 +132,7 @@ class UpstreamReply:
         self._body = body_of(request, upstream.config)
         self._samples = request.options.get("n") or 1
         self._tokens = TokenTable()
-        self.token_bytes = self._tokens.spelled
+        self.token_bytes: Callable[[int], bytes] = self._tokens.spelled
         self.prompt_tokens = estimate(self._body)
         self.max_tokens = request.options.get("max_tokens") or MAX_TOKENS
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from millet.reasoning.marks import scan
 from millet.reasoning.reply import Event, TokenLogprob, ToolCall, Usage
@@ -82,9 +82,9 @@ class FunctionDelta(BaseModel):
 
 
 class ToolDelta(BaseModel):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
-    function: FunctionDelta = Field(default_factory=FunctionDelta)
+    function: FunctionDelta | None = None
 
 
 class Delta(BaseModel):
@@ -111,7 +111,7 @@ class Logprobs(BaseModel):
 
 class Choice(BaseModel):
     index: int = 0
-    delta: Delta = Field(default_factory=Delta)
+    delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
@@ -123,7 +123,7 @@ class Details(BaseModel):
 
 
 class UsageBody(BaseModel):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None  # SGLang's place
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's
@@ -232,7 +232,7 @@ class Reply:
             yield from self._choice(choice, self._samples[choice.index])
 
     def _choice(self, choice: Choice, sample: Sample) -> Iterator[Event]:
-        delta, at = choice.delta, choice.index
+        delta, at = choice.delta or Delta(), choice.index
         logprobs = tuple(self._logprobs(choice.logprobs)) if choice.logprobs else ()
         if thought := delta.reasoning_content or delta.reasoning:
             sample.phase = "content"  # this server tells thoughts apart itself
@@ -240,10 +240,10 @@ class Reply:
         if text := delta.content or choice.text:
             yield from self._text(sample, text, at, logprobs)
         for part in delta.tool_calls or ():
-            call = sample.calls.setdefault(part.index, Call())
+            call, function = sample.calls.setdefault(part.index or 0, Call()), part.function or FunctionDelta()
             call.id = call.id or part.id or ""
-            call.name = call.name or part.function.name or ""
-            call.arguments += part.function.arguments or ""
+            call.name = call.name or function.name or ""
+            call.arguments += function.arguments or ""
         if choice.finish_reason is not None and sample.finish_reason is None:
             yield from self._ending(sample, choice.finish_reason, at)
 
@@ -306,7 +306,8 @@ class Reply:
 
     def _total(self) -> Usage:
         """As the server counted, and where it did not, a piece for a token."""
-        body = self._usage or UsageBody(prompt_tokens=self._prompt_tokens)
+        body = self._usage or UsageBody()
+        prompt = self._prompt_tokens if body.prompt_tokens is None else body.prompt_tokens
         pieces = sum(sample.pieces for sample in self._samples)
         thought = sum(sample.thought_pieces for sample in self._samples)
         completion = pieces if body.completion_tokens is None else body.completion_tokens
@@ -315,8 +316,8 @@ class Reply:
         if reasoning is None or (not reasoning and thought):
             reasoning = round(completion * thought / max(1, pieces))
         return Usage(
-            body.prompt_tokens,
+            prompt,
             completion,
             min(reasoning, completion),
-            min(body.prompt_cache_hit_tokens or cached.cached_tokens or 0, body.prompt_tokens),
+            min(body.prompt_cache_hit_tokens or cached.cached_tokens or 0, prompt),
         )

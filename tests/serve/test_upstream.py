@@ -143,4 +143,6 @@ async def test_health_is_looked_after() -> None:
         await asyncio.wait_for(until(None), 20)
         played.health = 401
         await asyncio.wait_for(until("no server behind far can be used: it does not accept this server's key"), 20)
-        await made.close()
+        made.close()
+        assert made.closing is not None
+        await made.closing

@@ -244,3 +244,22 @@ async def test_whatever_breaks_is_a_503_with_a_reason(script: Script) -> None:
     assert (error.status, error.code) == (503, "upstream_failed")
     assert str(error).startswith("the server behind this model ")
     assert "CUDA" not in str(error)
+
+
+@pytest.mark.asyncio
+async def test_null_is_as_good_as_nothing() -> None:
+    empty = {"index": 0, "delta": None, "finish_reason": None, "logprobs": None}
+    nothing = {"content": "x", "reasoning_content": None, "tool_calls": None}
+    called = {"tool_calls": [{"index": None, "id": None, "function": None}]}
+    usage = {"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None}
+    chunks = [
+        {"choices": None, "usage": None},
+        {"choices": [empty], "usage": None},
+        delta(**nothing),
+        delta(**called),
+        delta(finish="stop"),
+        counted(**usage),
+    ]
+    reply = await told([head() + sse(*chunks)])
+    assert (reply.content, reply.usage.completion_tokens) == ("x", 1)
+    assert reply.usage.prompt_tokens > 0
