@@ -1,5 +1,6 @@
 """Accounts: who comes in and as whom, over HTTP as a browser and a program see it; on both databases."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -400,8 +401,6 @@ def test_days_end_at_midnight_utc(store: Store, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.asyncio
 async def test_password_checks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
     slots = passwords.Slots()
     monkeypatch.setattr(passwords, "WAITING", 3)
     release = threading.Event()

@@ -16,6 +16,7 @@ from millet.serve.errors import ApiError
 from millet.serve.store import Message, Store, StoreError
 from millet.serve.store.database import Database
 from millet.serve.store.schema import metadata
+from millet.serve.store.store import KEPT
 
 ME = "local"
 ODD = "nul \0, half a pair \ud83d, 'quotes\" \\ % ; -- 🌾 中文"
@@ -106,6 +107,19 @@ def test_a_write_that_raises_has_not_happened(store: Store) -> None:
         assert connection.execute(sa.text("SELECT count(*) FROM accounts")).scalar() == 1
 
 
+def test_errors_do_not_hold_what_people_wrote(store: Store) -> None:
+    conversation = store.conversations.create(ME)
+    row = {"id": conversation.id, "account": ME, "title": "a secret", "created": 0, "updated": 0}
+
+    def repeat() -> None:
+        with store.database.write() as connection:
+            connection.execute(metadata.tables["conversations"].insert().values(**row))
+
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        repeat()
+    assert "secret" not in str(caught.value)
+
+
 def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
     with store.database.write() as connection:
         connection.execute(sa.text("UPDATE accounts SET name = 'changed'"))
@@ -175,6 +189,20 @@ def test_edits_and_other_replies_make_branches(store: Store) -> None:
         (edited.id, None),
         (follow.id, replies[1].id),
     ]
+
+
+def test_opening_removes_what_was_deleted_long_ago(database_url: str) -> None:
+    with Store.open(database_url) as store:
+        old, new = (store.conversations.create(ME, name).id for name in ("old", "new"))
+        for each in (old, new):
+            store.conversations.delete(ME, each)
+        with store.database.write() as connection:
+            table = metadata.tables["conversations"]
+            connection.execute(table.update().where(table.c.id == old).values(deleted=time.time() - KEPT - 1))
+    with Store.open(database_url) as store:
+        assert store.conversations.restore(ME, new).title == "new"
+        with pytest.raises(ApiError):
+            store.conversations.restore(ME, old)
 
 
 def test_a_deep_conversation_is_followed_and_purged(store: Store) -> None:

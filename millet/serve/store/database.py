@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from millet.errors import MilletError
 
@@ -44,7 +44,7 @@ class Database:
         try:
             database = cls(engine)
             database._migrate()
-        except (OperationalError, DatabaseError) as error:
+        except DatabaseError as error:
             engine.dispose()
             raise StoreError(f"{_shown(engine)} cannot be opened: {_first_line(error)}; check the URL") from error
         except BaseException:
@@ -106,12 +106,14 @@ class Database:
 
 
 def _connectable(url: str) -> sa.Engine:
+    # Errors name the statement alone: its parameters are what people wrote, and errors are logged.
+    common: dict[str, Any] = {"pool_size": 8, "hide_parameters": True}
     try:
         parsed = sa.make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.drivername == "postgresql+psycopg":
-            return sa.create_engine(parsed, pool_size=8, max_overflow=16, pool_pre_ping=True)
+            return sa.create_engine(parsed, **common, max_overflow=16, pool_pre_ping=True)
         if parsed.drivername != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise StoreError(
                 "the database's URL must be sqlite:///path/to/file or postgresql://user:password@host/name; correct it"
@@ -119,7 +121,7 @@ def _connectable(url: str) -> sa.Engine:
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StoreError("the database's URL cannot be read; write sqlite:///path or postgresql://host/name") from error
     _create_private(Path(parsed.database))
-    engine = sa.create_engine(parsed, pool_size=8, max_overflow=32)
+    engine = sa.create_engine(parsed, **common, max_overflow=32)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -55,7 +55,7 @@ class Ownership:
             self._path(self.number).unlink(missing_ok=True)
             os.close(self._file)
         if self._connection is not None:
-            self._connection.execute(sa.select(sa.func.pg_advisory_unlock(self.number)))
+            self._connection.invalidate()  # the lock ends with the connection, also where PostgreSQL does not answer
             self._connection.close()
 
     def _path(self, number: int) -> Path:

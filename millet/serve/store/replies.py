@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from millet.reasoning.reply import ToolCall, Usage
 from millet.serve.store.database import Database
@@ -119,8 +119,8 @@ class ReplyWriter:
                 with self._database.write() as connection:
                     for message, row in batch.items():
                         _write_row(connection, message, row)
-            except DBAPIError as error:
-                log.error("replies could not be written (%s); trying again", type(error.orig).__name__)
+            except SQLAlchemyError as error:
+                log.error("replies could not be written (%s); trying again", type(error).__name__)
                 self._failed(batch, error)
             else:
                 self._written(batch)
@@ -135,7 +135,7 @@ class ReplyWriter:
                     if not reply.done.done():
                         reply.done.set_result(None)
 
-    def _failed(self, batch: Mapping[str, dict[str, Any]], error: DBAPIError) -> None:
+    def _failed(self, batch: Mapping[str, dict[str, Any]], error: SQLAlchemyError) -> None:
         with self._changed:
             self._grown.update(batch)
             for message, row in batch.items():
