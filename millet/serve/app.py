@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from millet import __version__
 from millet.errors import MilletError
-from millet.serve import anthropic
 from millet.serve.chat import Backend
 from millet.serve.config import ServeConfig
 from millet.serve.errors import ApiError, as_api_error
@@ -21,6 +20,7 @@ from millet.serve.guard import Guard
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
 from millet.serve.parts import open_parts
+from millet.serve.refusals import refusal
 from millet.serve.routes import accounts, conversations, health, live, messages, openai, page, responses
 from millet.serve.store import Store
 from millet.serve.validation import first_problem
@@ -57,7 +57,6 @@ def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Stor
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(MilletError, _refused)
-    app.add_exception_handler(Exception, _bug)
     app.add_middleware(
         Guard,
         metrics=metrics,
@@ -70,11 +69,9 @@ def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Stor
 
 
 def _tell(request: Request, error: ApiError) -> Response:
-    anthropics = request.url.path.startswith("/v1/messages")
     request.state.refusal = error
-    if anthropics:
-        return JSONResponse(anthropic.error_body(error), anthropic.error_status(error), error.headers)
-    return JSONResponse(error.body, error.status, error.headers)
+    status, body = refusal(request.scope, error)
+    return JSONResponse(body, status, error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -98,9 +95,4 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return _tell(request, as_api_error(error))
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    request.app.state.log.log_exception(error, request_id=request.state.request_id)
     return _tell(request, as_api_error(error))

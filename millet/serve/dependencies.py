@@ -1,10 +1,11 @@
 """What routes are given: who asks, the store and the accounts.
 
-`app.state.store` is the store; `app.state.accounts` is None in one-person mode.
+`app.state.config` and `app.state.store` are what they are called; `app.state.accounts` is None in one-person mode.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from anyio import to_thread
@@ -23,7 +24,7 @@ async def get_caller(request: Request) -> Caller:
     """By API key (`Authorization: Bearer` or Anthropic's `x-api-key`) or session cookie. Raises ApiError 401, 403."""
     accounts: Accounts | None = request.app.state.accounts
     if accounts is None:
-        return LOCAL
+        return replace(LOCAL, limits=request.app.state.config.limits)
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
     cookie, csrf = request.cookies.get(COOKIE), request.headers.get(CSRF_HEADER)

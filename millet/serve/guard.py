@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from millet.serve.errors import ApiError
+from millet.serve.errors import ApiError, as_api_error
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics, refusal_cause
 from millet.serve.origin import check_origin
+from millet.serve.refusals import refusal
 from millet.serve.service import Answer
 
 SAFE = (
@@ -54,12 +55,16 @@ class Guard:
         request_id = secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500
+        answered = False
 
         async def send_safely(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                status, answered = message["status"], True
+                ids = [
+                    (name, request_id.encode()) for name in (b"x-request-id", b"request-id")
+                ]  # OpenAI's, Anthropic's
+                headers = [*message.get("headers", ()), *ids]
                 present = {name.lower() for name, _ in headers}
                 message["headers"] = headers + [pair for pair in SAFE if pair[0] not in present]
             await send(message)
@@ -71,10 +76,16 @@ class Guard:
             await self._app(scope, _again(body, receive), send_safely)
         except ApiError as error:
             scope["state"]["refusal"] = error
-            await refuse(send_safely, error)
+            await refuse(scope, send_safely, error)
         except asyncio.CancelledError:
             status = 499
             raise
+        except Exception as error:  # a bug
+            self._log.log_exception(error, request_id=request_id)
+            if answered:
+                raise  # the server closes the connection, so that the client knows
+            scope["state"]["refusal"] = as_api_error(error)
+            await refuse(scope, send_safely, as_api_error(error))
         finally:
             self._tell(scope, status, (time.perf_counter() - began) * 1000)
 
@@ -142,9 +153,10 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return receive_body
 
 
-async def refuse(send: Send, error: ApiError) -> None:
+async def refuse(scope: Scope, send: Send, error: ApiError) -> None:
     """Answer with an error. The connection is closed, since the rest of the body may still be on its way."""
-    body = json.dumps(error.body).encode()
+    status, told = refusal(scope, error)
+    body = json.dumps(told).encode()
     headers: Iterable[tuple[str, str]] = {
         "content-type": "application/json",
         "content-length": str(len(body)),
@@ -154,7 +166,7 @@ async def refuse(send: Send, error: ApiError) -> None:
     await send(
         {
             "type": "http.response.start",
-            "status": error.status,
+            "status": status,
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
         }
     )

@@ -7,12 +7,12 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from millet.reasoning.reply import Event, Usage
 from millet.serve.app import create_app
-from millet.serve.chat import ChatRequest
+from millet.serve.chat import Backend, ChatRequest
 from millet.serve.config import ServeConfig
 from millet.serve.server import Server, listen
 from millet.serve.store import Store
@@ -86,11 +86,11 @@ class FakeReply:
 
 
 @contextlib.contextmanager
-def running(backends: dict[str, FakeBackend], config: ServeConfig | None = None) -> Iterator[str]:
-    """The base URL of a server that lives as long as the block."""
+def running(backends: Mapping[str, Backend], config: ServeConfig | None = None) -> Iterator[str]:
+    """The base URL of a server that lives as long as the block. Its database is of its own, unless config has one."""
     settings = config or ServeConfig(port=0)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        store = stack.enter_context(Store.open(f"sqlite:///{folder}/millet.db"))
+        store = stack.enter_context(Store.open(settings.database or f"sqlite:///{folder}/millet.db"))
         listener = stack.enter_context(listen(settings))
         app = create_app(settings, backends, store)
         server = Server(app, settings)

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import JSONResponse, Response
 
 from millet.serve.accounts import Accounts
+from millet.serve.config import ServeConfig
 from millet.serve.errors import ApiError
 from millet.serve.routes import accounts, conversations
 from millet.serve.store import Store
@@ -19,6 +20,7 @@ PASSWORD = "correct horse"
 def small_app(store: Store, people: Accounts | None) -> FastAPI:
     """people: None for one-person mode."""
     app = FastAPI()
+    app.state.config = ServeConfig()
     app.state.store = store
     app.state.accounts = people
     app.include_router(accounts.router)
