@@ -98,7 +98,7 @@ class Assistant:
         Raises BadRequest for messages or options that make no sense, PromptTooLong, and UnsupportedModel where there is
         no chat template.
         """
-        if options.get("n") is not None:
+        if _given(options, "n", 1) != 1:
             raise BadRequest("chat gives one reply; take the best of several with vote, or all of them with stream")
         if isinstance(vote, bool) or not isinstance(vote, int) or vote < 1:
             raise BadRequest(f"vote is {vote!r}; it must be the number of replies to sample, at least 1")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millet.models.chat_template import ChatTemplate
-from millet.models.tokenizer import Tokenizer
+from millet.models.tokenizer import Tokenizer, valid
 from millet.reasoning.reply import ToolCall
 
 TOKEN = "\ud800"  # half of a UTF-16 pair, which decoding never yields
@@ -108,7 +108,8 @@ def read_call(text: str, names: Collection[str]) -> ToolCall | None:
             arguments = _json(arguments)
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return ToolCall(f"call_{secrets.token_hex(12)}", name, json.dumps(arguments, ensure_ascii=False))
+    # A JSON string may spell half a UTF-16 pair, which no encoding of the reply could carry.
+    return ToolCall(f"call_{secrets.token_hex(12)}", name, valid(json.dumps(arguments, ensure_ascii=False)))
 
 
 def without_marks(text: str) -> str:

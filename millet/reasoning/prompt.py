@@ -108,7 +108,8 @@ def build_prompt(
 
 
 def _prefix(message: Mapping[str, Any]) -> tuple[str, str]:
-    thought, content = message.get("reasoning_content") or "", message.get("content") or ""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    content = message.get("content") or ""
     if not isinstance(thought, str) or not isinstance(content, str):
         raise BadRequest("a last message with prefix must have text as its content and reasoning_content")
     return thought, content

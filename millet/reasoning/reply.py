@@ -68,8 +68,9 @@ class Reply:
 
     reasoning, content: text without the marks around the thought, and without tool calls. finish_reason: "stop" |
     "length" | "tool_calls" (it ended after some) | "loop" (thought or content repeated itself and was ended) |
-    "cancelled". tool_calls: in order. logprobs: of the content's tokens, where they were asked for. thought_ended: what ended the thought; None
-    without one. seconds: from the request to the end; thought_seconds: from the thought's first token to its end.
+    "cancelled". tool_calls: in order. logprobs: of the content's tokens, where they were asked for. thought_ended: what
+    ended the thought; None without one. seconds: from the request to the end; thought_seconds: from the thought's first
+    token to its end.
     vote_share, votes: where several replies were sampled, the share of those that gave this answer, and how many gave
     each answer. usage is then of all of them together.
     """

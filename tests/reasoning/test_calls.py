@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -153,6 +154,8 @@ def test_without_tools_nothing_is_a_call() -> None:
 @pytest.mark.parametrize(("text", "arguments"), [
     ('{"name": "clock", "arguments": "{\\"a\\": 1}"}', {"a": 1}),
     ('{"name": "clock", "arguments": {"a": "é"}}', {"a": "é"}),
+    (r'{"name": "clock", "arguments": {"a": "\ud83c"}}', {"a": "\ufffd"}),
+    ('{"name": "clock", "arguments": {"a": 1e999}}', {"a": sys.float_info.max}),
     (f"function{TOKEN}{SEP}clock\n```json\n{{}}\n```", {}),
     (f"function{TOKEN}{SEP}clock\n{{}}", {}),
     (f"clock{TOKEN}{SEP}{{}}", {}),

@@ -49,7 +49,10 @@ def test_whatever_the_model_says_the_reply_is_whole(
 ) -> None:
     generator = random.Random(seed)
     tokenizer = someone.model.tokenizer
-    marks = [tokenizer.id_of(text) or 0 for text in ("<think>", "</think>", "<|im_end|>", "\n")]
+    marks = [
+        tokenizer.id_of(text) or 0
+        for text in ("<think>", "</think>", "<|im_end|>", "\n", "<tool_call>", "</tool_call>")
+    ]
     think: Any
     for trial in range(12):
         think = generator.choice(["off", "auto", "on", 5, 20])
@@ -57,6 +60,8 @@ def test_whatever_the_model_says_the_reply_is_whole(
             "think": think,
             "max_tokens": generator.choice([3, 30, 70]),
             "logit_bias": {token: generator.choice([0.0, 3.0, 6.0]) for token in marks},
+            "tools": generator.choice([None, [{"type": "function", "function": {"name": "f"}}]]),
+            "schema": generator.choice([None, {"type": "array", "items": {"type": "integer"}, "maxItems": 3}]),
             "stop": generator.choice([(), "e", ["x", "\n\n"]]),
             "temperature": 1.0,
             "seed": trial,
