@@ -49,16 +49,18 @@ class ReplyWriter:
         self._database = database
         self._replies: dict[str, _Reply] = {}
         self._grown: set[str] = set()  # since they were last written
-        self._pressing = False  # somebody waits for a reply's end to be on disk
+        self._ended: set[str] = set()  # of those: somebody waits for the end to be on disk
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="millet-replies", daemon=True)
         self._thread.start()
 
     def append(self, message: str, *, reasoning: str = "", content: str = "") -> None:
-        """What the reply grew by; on disk within a second."""
+        """What the reply grew by; on disk within a second. Nothing may follow `finish`."""
         with self._changed:
             reply = self._replies.setdefault(message, _Reply())
+            if reply.end:
+                return
             reply.reasoning.append(reasoning)
             reply.content.append(content)
             if not self._grown:
@@ -87,10 +89,11 @@ class ReplyWriter:
         }
         with self._changed:
             reply = self._replies.setdefault(message, _Reply())
-            reply.end = end
-            self._grown.add(message)
-            self._pressing = True
-            self._changed.notify()
+            if not reply.end:
+                reply.end = end
+                self._grown.add(message)
+                self._ended.add(message)
+                self._changed.notify()
             return reply.done
 
     def close(self) -> None:
@@ -104,21 +107,23 @@ class ReplyWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        began = -INTERVAL
+        due = time.monotonic()  # when those that only grew are written; those that ended are at once
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._grown or self._closing)
-                # An end is written at once, and what waits beside it too.
-                rest = max(0.0, began + INTERVAL - time.monotonic())
-                self._changed.wait_for(lambda: self._pressing or self._closing, timeout=rest)
-                batch = {message: self._replies[message].row() for message in self._grown}
-                self._grown.clear()
-                self._pressing, closing = False, self._closing
-            began = time.monotonic()
+                self._changed.wait_for(lambda: self._ended or self._closing, timeout=max(0.0, due - time.monotonic()))
+                closing = self._closing
+                if closing or time.monotonic() >= due:
+                    due = time.monotonic() + INTERVAL
+                    chosen = set(self._grown)
+                else:
+                    chosen = set(self._ended)
+                batch = {message: self._replies[message].row() for message in chosen}
+                self._grown -= chosen
+                self._ended.clear()
             try:
                 with self._database.write() as connection:
-                    for message, row in batch.items():
-                        _write_row(connection, message, row)
+                    _write(connection, batch)
             except SQLAlchemyError as error:
                 log.error("replies could not be written (%s); trying again", type(error).__name__)
                 self._failed(batch, error)
@@ -144,15 +149,21 @@ class ReplyWriter:
                     done.set_exception(error)
 
 
-def _write_row(connection: sa.Connection, message: str, row: dict[str, Any]) -> None:
+def _write(connection: sa.Connection, batch: Mapping[str, dict[str, Any]]) -> None:
     # An interrupted one may be ours: taken for a dead process's while PostgreSQL had lost our connection.
-    unfinished = sa.and_(messages.c.id == message, messages.c.status.in_(["streaming", "interrupted"]))
-    update = messages.update().where(unfinished).values(**row).returning(messages.c.conversation)
-    conversation = connection.execute(update).scalar_one_or_none()
-    if conversation is not None and row["status"] != "streaming":
-        index_again(connection, conversation, message, row["content"])
-        now = time.time()
-        connection.execute(conversations.update().where(conversations.c.id == conversation).values(updated=now))
+    unfinished = sa.or_(messages.c.status == "streaming", messages.c.status == "interrupted")
+    update = messages.update().where(messages.c.id == sa.bindparam("reply"), unfinished)
+    growing = [{"reply": message, **row} for message, row in batch.items() if row["status"] == "streaming"]
+    if growing:
+        connection.execute(update, growing)
+    for message, row in batch.items():
+        if row["status"] != "streaming":
+            ended = update.values(**row).returning(messages.c.conversation)
+            conversation = connection.execute(ended, {"reply": message}).scalar_one_or_none()
+            if conversation is not None:
+                index_again(connection, conversation, message, row["content"])
+                touched = conversations.update().where(conversations.c.id == conversation)
+                connection.execute(touched.values(updated=time.time()))
 
 
 def mark_interrupted(database: Database, ownership: Ownership) -> int:
