@@ -5,18 +5,20 @@ https://platform.openai.com/docs/api-reference/chat, https://api-docs.deepseek.c
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from millet.reasoning.assistant import Options
 from millet.serve.chat import ChatRequest
 from millet.serve.effort import think_of
 from millet.serve.errors import ApiError
-from millet.serve.validation import Body
+from millet.serve.validation import Body, tag_of
 
 MESSAGES = 2048  # most messages of one request
 SAMPLES = 16  # most replies to one request
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 class TextPart(Body):
@@ -26,6 +28,11 @@ class TextPart(Body):
 
 class OtherPart(Body):
     type: str
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[OtherPart, Tag("<other>")], Discriminator(tag_of("text"))
+]
 
 
 class FunctionCall(Body):
@@ -43,7 +50,7 @@ class Message(Body):
     """prefix: DeepSeek's; the last message, an assistant's, is to be continued. A thought of another is ignored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | OtherPart] | None = None
+    content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
@@ -132,7 +139,7 @@ class SamplingBody(Body):
     def _bias(self) -> dict[int, float] | None:
         if not self.logit_bias:
             return None
-        if not all(key.isascii() and key.isdigit() for key in self.logit_bias):
+        if not all(map(TOKEN_ID.fullmatch, self.logit_bias)):
             raise ApiError(422, "logit_bias maps token ids, such as 42, to numbers", param="logit_bias")
         return {int(key): value for key, value in self.logit_bias.items()}
 
