@@ -1,5 +1,6 @@
 """The store: opening and migrating, conversations as trees, replies that stream; on both databases."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -325,6 +326,19 @@ def test_a_finished_reply_is_not_written_over(store: Store) -> None:
     store.replies.finish(reply.id, "complete").result(10)
     found = store.conversations.path(ME, reply.id)[-1]
     assert (found.status, found.content) == ("stopped", "whole")
+
+
+@pytest.mark.asyncio
+async def test_who_waits_no_longer_does_not_stop_the_writer(store: Store) -> None:
+    reply = begin(store)
+    with store.database.write():  # SQLite's writer has to wait
+        ended = store.replies.finish(reply.id, "complete")
+        waiting = asyncio.wrap_future(ended)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        assert not ended.cancelled()
+    await asyncio.to_thread(ended.result, 10)
+    assert store.conversations.path(ME, reply.id)[-1].status == "complete"
 
 
 def test_replies_of_a_living_process_are_left_alone(database_url: str) -> None:

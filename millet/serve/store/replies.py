@@ -37,6 +37,9 @@ class _Reply:
     end: dict[str, Any] = field(default_factory=dict)
     done: Future[None] = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        self.done.set_running_or_notify_cancel()  # whoever waits no longer cannot cancel it
+
     def row(self) -> dict[str, Any]:
         self.reasoning, self.content = [clean("".join(self.reasoning))], [clean("".join(self.content))]
         return {"reasoning": self.reasoning[0], "content": self.content[0], "status": "streaming", **self.end}
