@@ -79,13 +79,13 @@ class Reply:
     content: str
     finish_reason: str
     usage: Usage
-    tool_calls: tuple[ToolCall, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
     thought_ended: Ending | None = None
     seconds: float = 0.0
     thought_seconds: float = 0.0
     vote_share: float | None = None
     votes: Mapping[str, int] = field(default_factory=dict)
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Reply:
