@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,13 +23,14 @@ from millet.errors import MilletError
 
 
 class Worker:
-    """Starts the far end and talks to it. Use as a context manager."""
+    """Starts the far end and talks to it. Use as a context manager. module: what runs there, for a far end other than a
+    contender of peers.py."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, module: str = "millet.bench.worker") -> None:
         self.name = name
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "millet.bench.worker", name],
+            [sys.executable, "-m", module, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -81,24 +83,31 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
     contender = contender_of(name)
     importlib.import_module(contender.runtime)  # before anything else, so that its share of the memory is known
     bare = peak_memory()
+
+    def do(command: Mapping[str, Any]) -> dict[str, Any]:
+        match command["do"]:
+            case "start":
+                contender.start()
+                return {"versions": contender.versions(), "bare_bytes": bare}
+            case "load":
+                return contender.load(command["model"]) | {"threads": contender.threads()}
+            case "generate":
+                return {"token_ids": contender.generate(command["prompts"], command["new_tokens"])}
+            case "profile":
+                return {"operations": contender.profile(command["prompts"], command["new_tokens"])}
+            case "logits":
+                np.save(command["path"], contender.logits(command["ids"]))
+        return {}
+
+    answer_all(commands, answers, do)
+
+
+def answer_all(commands: IO[str], answers: IO[str], do: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    """Do what each line asks for, and tell what came of it: an error, too, and the seconds and the memory it took."""
     for line in commands:
-        command = json.loads(line)
         started = time.perf_counter()
-        answer: dict[str, Any] = {}
         try:
-            match command["do"]:
-                case "start":
-                    contender.start()
-                    answer = {"versions": contender.versions(), "bare_bytes": bare}
-                case "load":
-                    answer = contender.load(command["model"])
-                    answer |= {"threads": contender.threads()}
-                case "generate":
-                    answer["token_ids"] = contender.generate(command["prompts"], command["new_tokens"])
-                case "profile":
-                    answer["operations"] = contender.profile(command["prompts"], command["new_tokens"])
-                case "logits":
-                    np.save(command["path"], contender.logits(command["ids"]))
+            answer = do(json.loads(line))
         except Exception as error:
             answer = {"error": str(error) or repr(error)}
         answer |= {"seconds": time.perf_counter() - started, "peak_bytes": peak_memory()}
@@ -106,11 +115,12 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
         answers.flush()
 
 
-def main() -> None:
+def own_output() -> IO[str]:
+    """Standard output for the answers alone: whatever a library prints must not get between them."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
-    serve(sys.argv[1], sys.stdin, answers)
+    os.dup2(2, 1)
+    return answers
 
 
 if __name__ == "__main__":
-    main()
+    serve(sys.argv[1], sys.stdin, own_output())

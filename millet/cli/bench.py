@@ -103,6 +103,94 @@ def speculation(
     screen.print(table)
 
 
+@app.command("serve")
+def serve(
+    model: ModelOption = DEFAULT_MODEL,
+    rounds: Annotated[int, typer.Option(help="Times to measure; medians are reported.", min=1, max=100)] = 5,
+    clients: Annotated[
+        str, typer.Option(help="Numbers of clients at once, separated by commas, or none.", metavar="NUMBERS")
+    ] = "1,8,32",
+    streams: Annotated[int, typer.Option(help="Idle streams to hold open; 0 leaves that out.", min=0, max=4000)] = 1000,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.", min=1, show_default="all cores")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What the server costs over the engine in process, and what it does beside many idle streams. On loopback."""
+    from millet.bench.serve import bench_serve
+
+    counts = parse_clients(clients)
+    if counts:
+        ensure(model)
+    screen, status = console(), console(stderr=True)
+    with status.status("starting") as spinner:
+        report = bench_serve(model, rounds=rounds, clients=counts, streams=streams, threads=threads, say=spinner.update)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        show_serve(screen, report)
+
+
+def parse_clients(text: str) -> list[int]:
+    """Numbers of clients. Raises BadRequest for what is none, or too many."""
+    numbers = [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]
+    for number in numbers:
+        if not number.isdecimal() or not 1 <= int(number) <= 256:
+            raise BadRequest(f"--clients is {text!r}; give numbers from 1 to 256, such as 1,8,32, or none")
+    return list(dict.fromkeys(map(int, numbers)))
+
+
+def show_serve(screen: Console, report: dict[str, Any]) -> None:
+    """The report as tables, plain where they are not for a terminal."""
+    if not screen.is_terminal:
+        screen.width = max(screen.width, _WIDTH)
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    screen.print(clean(f"{report['model']} on {report['cpu']['name']}, {report['threads']} threads; {versions}"))
+    screen.print(f"Medians of {report['rounds']}.")
+    for table in (_served, _idle):
+        if (filled := table(report, screen.is_terminal)).row_count:
+            screen.print()
+            screen.print(filled)
+    if idle := report["idle_streams"]:
+        screen.print(
+            f"An idle stream takes {idle['bytes_per_stream'] / 1000:.1f} kB of the server; all together keep "
+            f"{idle['cores_busy_with_streams']:.0%} of a core busy. They opened at {idle['opened_per_second']:.0f}/s."
+        )
+
+
+def _served(report: dict[str, Any], lines: bool) -> Table:
+    """Served next to in process, by clients; processor seconds of a round, of the clients too."""
+    headings = ("tok/s", "in process", "ratio", "lost", "first token (p99)", "in process", "CPU s", "in process")
+    table = _table(lines, "Clients", *headings, "clients' CPU s", "same text")
+    for count, found in report["clients"].items():
+        served, in_process = found["served"], found["in_process"]
+        firsts = [
+            f"{side['first_token_seconds']['median'] * 1000:.0f} ms ({side['first_token_seconds']['p99'] * 1000:.0f})"
+            for side in (served, in_process)
+        ]
+        table.add_row(
+            count,
+            f"{served['tokens_per_second']:.1f}",
+            f"{in_process['tokens_per_second']:.1f}",
+            f"{found['ratio']:.3f}x",
+            f"{found['lost']:.1%}",
+            *firsts,
+            f"{served['cpu_seconds']:.2f}",
+            f"{in_process['cpu_seconds']:.2f}",
+            f"{served['client_cpu_seconds']:.2f}",
+            f"{found['same_text']:.0%}",
+        )
+    return table
+
+
+def _idle(report: dict[str, Any], lines: bool) -> Table:
+    """Small requests without and with idle streams."""
+    table = _table(lines, "Idle streams", "requests/s", "p50", "p99")
+    if idle := report["idle_streams"]:
+        for streams, found in ((0, idle["without_streams"]), (idle["streams"], idle["with_streams"])):
+            latencies = [f"{found[key] * 1000:.1f} ms" for key in ("p50_seconds", "p99_seconds")]
+            table.add_row(str(streams), f"{found['requests_per_second']:.0f}", *latencies)
+    return table
+
+
 def parse_peers(text: str | None) -> list[str] | None:
     """Names of known peers; None, for whichever are installed, if none were named. Raises BadRequest for one that is
     not known or not installed."""

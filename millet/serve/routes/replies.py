@@ -10,7 +10,7 @@ from millet.serve.service import Answer, Service
 from millet.serve.wire import Wire
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
