@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def serve(
         typer.Option(
             help="Where conversations and accounts are kept: sqlite:///FILE or postgresql://USER@HOST/NAME.",
             metavar="URL",
-            show_default="millet.db in MILLET_HOME",
+            show_default="millet.db in MILLET_HOME or ~/.local/share/millet",
         ),
     ] = None,
     quantize: QuantizeOption = None,
@@ -75,59 +75,58 @@ def serve(
         raise BadRequest("the same model is named twice; name each once")
     check_address(settings)
     with listen(settings) as listener:
-        settings = replace(settings, port=listener.getsockname()[1])
-        for name in settings.models:
-            ensure(name)
-        _run(settings, listener, browser)
+        _run(replace(settings, port=listener.getsockname()[1]), listener, browser)
 
 
 def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
-    from millet.models.hub import home
     from millet.serve import logs
     from millet.serve.accounts import Accounts
     from millet.serve.app import create_app
+    from millet.serve.config import default_database
     from millet.serve.metrics import serve_metrics
     from millet.serve.server import Server
     from millet.serve.store import Store
 
-    screen = console(stderr=True)
+    failures: list[MilletError] = []
     url = f"http://{'[' + settings.host + ']' if ':' in settings.host else settings.host}:{settings.port}"
-    with Store.open(settings.database or f"sqlite:///{home() / 'millet.db'}") as store, ExitStack() as stack:
+    # What can fail at once comes before the models, which may have to be fetched.
+    with Store.open(settings.database or default_database()) as store, ExitStack() as stack:
         app = create_app(settings, _backends(settings), store)
         if settings.metrics_port != 0:
             stack.enter_context(serve_metrics(app.state.metrics, settings.metrics_port or settings.port + 1))
-        first = Accounts(store).first_token() if settings.users else None
-        failures: list[MilletError] = []
-
-        def announce() -> None:
-            names = ", ".join(app.state.service.backends)
-            screen.print(clean(f"Millet serves {names} at {url} (API: {url}/v1). Ctrl-C ends it."), soft_wrap=True)
-            if first is not None:
-                screen.print(
-                    f"Make the first account, an administrator's, at {url}/account#invite={first}", soft_wrap=True
-                )
-            if browser if browser is not None else _on_a_desktop():
-                import webbrowser
-
-                webbrowser.open(url)
+        for name in settings.models:
+            ensure(name)
+        link = Accounts(store).first_token() if settings.users else None
 
         def give_up(error: MilletError) -> None:
             failures.append(error)
             server.should_exit = True
 
-        server = Server(app, settings, on_open=announce)
         app.state.on_failure = give_up
+        server = Server(app, settings, on_open=lambda: _announce(url, list(app.state.service.backends), link, browser))
         logs.configure()
         server.run(sockets=[listener])
-        if failures:
-            raise failures[0]
+    if failures:
+        raise failures[0]
+
+
+def _announce(url: str, models: Sequence[str], link: str | None, browser: bool | None) -> None:
+    """link: the token with which the first administrator makes an account."""
+    screen = console(stderr=True)
+    screen.print(clean(f"Millet serves {', '.join(models)} at {url} (API: {url}/v1). Ctrl-C ends it."), soft_wrap=True)
+    if link is not None:
+        screen.print(f"Make the first account, an administrator's, at {url}/account#invite={link}", soft_wrap=True)
+    if browser if browser is not None else _on_a_desktop():
+        import webbrowser
+
+        webbrowser.open(url)
 
 
 def _backends(settings: ServeConfig) -> Mapping[str, Backend]:
-    from millet.serve.embedded import Embedded
+    from millet.serve.embedded import Embedded, served_name
 
     backends: dict[str, Backend] = {
-        name: Embedded(name, quantize=settings.quantize, slots=settings.slots) for name in settings.models
+        served_name(name): Embedded(name, quantize=settings.quantize, slots=settings.slots) for name in settings.models
     }
     for name, upstream in settings.upstreams.items():
         from millet.serve.upstream import Upstream

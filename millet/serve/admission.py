@@ -293,7 +293,7 @@ class Admission:
 
     def _check_share(self, account: str) -> None:
         waiting = self.queue.waiting_of(account)
-        if self.queue.capacity and waiting >= self._places:
+        if self._places <= waiting < self.queue.capacity:
             message = (
                 f"{waiting} of this account's requests wait already, its share of the queue; wait for one to begin"
             )

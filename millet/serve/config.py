@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -47,10 +48,10 @@ class UpstreamConfig:
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
     """models: what the engine of this process serves, the default first. slots: replies computed at once, for each
-    model. queue: requests that may wait beside them. database: an SQLAlchemy URL; None keeps a SQLite file in
-    MILLET_HOME. users: accounts are needed. metrics_port: Prometheus metrics on 127.0.0.1; None: the port after `port`,
-    0: none. max_tokens: of a reply whose request does not say. max_body: bytes of a request. keep_alive: seconds of
-    silence before a sign of life is sent. body_timeout: seconds that a request may take to arrive."""
+    model. queue: requests that may wait beside them. database: an SQLAlchemy URL; None: `default_database`. users:
+    accounts are needed. metrics_port: Prometheus metrics on 127.0.0.1; None: the port after `port`, 0: none.
+    max_tokens: of a reply whose request does not say. max_body: bytes of a request. keep_alive: seconds of silence
+    before a sign of life is sent. body_timeout: seconds that a request may take to arrive."""
 
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -69,6 +70,17 @@ class ServeConfig:
     prices: Prices = field(default_factory=Prices)
     limits: Limits = field(default_factory=Limits)
     upstreams: Mapping[str, UpstreamConfig] = field(default_factory=dict)
+
+
+def default_database() -> str:
+    """A SQLite file: in MILLET_HOME where that is set, else where the user's data is, not among what may be deleted."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    home = Path(os.environ.get("MILLET_HOME") or Path(data) / "millet").expanduser().absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise MilletError(f"cannot make {home} ({error.strerror}); set MILLET_HOME, or give --database") from error
+    return f"sqlite:///{home / 'millet.db'}"
 
 
 def read_config(path: Path) -> ServeConfig:

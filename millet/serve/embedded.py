@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millet.errors import MilletError
@@ -21,11 +22,21 @@ if TYPE_CHECKING:
 READING = 2  # threads that render and tokenize prompts: work that must not hold up the event loop
 
 
-class Embedded:
-    """One model in this process. It loads in the background; until then requests are refused with 503."""
+def served_name(source: str) -> str:
+    """What clients call a model: its own name, or for a file or directory, the last part of the path."""
+    path = Path(source)
+    return path.name.removesuffix(".gguf") if path.exists() else source
 
-    def __init__(self, name: str, *, quantize: Quantize | None = None, slots: int = 32) -> None:
-        self.name = name
+
+class Embedded:
+    """One model in this process. It loads in the background; until then requests are refused with 503.
+
+    source: as `millet.load` takes it.
+    """
+
+    def __init__(self, source: str, *, quantize: Quantize | None = None, slots: int = 32) -> None:
+        self._source = source
+        self.name = served_name(source)
         self._quantize = quantize
         self._slots = slots
         self._assistant: Assistant | None = None
@@ -52,12 +63,10 @@ class Embedded:
 
     def _load(self) -> Assistant:
         from millet.engine.engine import Engine
-        from millet.models import hub
         from millet.models.load import load
         from millet.reasoning.assistant import Assistant
 
-        model = load(hub.pull(self.name) if hub.locate(self.name) is None else self.name, quantize=self._quantize)
-        return Assistant(Engine(model, max_batch=self._slots))
+        return Assistant(Engine(load(self._source, quantize=self._quantize), max_batch=self._slots))
 
     async def ready(self) -> str | None:
         if self._assistant is not None:
@@ -69,11 +78,15 @@ class Embedded:
         if assistant is None:
             reason = await self.ready()
             raise ApiError(503, f"{reason}; try again soon", code="model_not_ready", retry_after=5)
-        if self._news is None:
-            self._news = News(asyncio.get_running_loop())
         loop = asyncio.get_running_loop()
+        if self._news is None or self._news.loop is not loop:
+            self._news = News(loop)
         prepared = await loop.run_in_executor(self._readers, _prepare, assistant, request)
         return EmbeddedReply(prepared, self._news)
+
+    def running(self) -> int:
+        """Sequences in the engine's batch."""
+        return self._assistant.engine.stats()["running"] if self._assistant is not None else 0
 
     def close(self) -> None:
         """End the engine, and with it every reply under way."""
@@ -116,7 +129,7 @@ class News:
     """Carries news from the engine's thread into the event loop, one wake-up for all streams of a step."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._flags: deque[asyncio.Event] = deque()
         self._woken = False
 
@@ -126,7 +139,7 @@ class News:
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
-                self._loop.call_soon_threadsafe(self._wake)
+                self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._woken = False  # before the flags are taken: whoever comes later wakes the loop again

@@ -10,6 +10,7 @@ https://api-docs.deepseek.com/quick_start/error_codes
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from millet.errors import BadRequest, MilletError, OutOfMemory, PromptTooLong, UnknownModel
@@ -63,7 +64,7 @@ class ApiError(MilletError):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, ceil(self.retry_after)))}
 
 
 def as_api_error(error: BaseException) -> ApiError:

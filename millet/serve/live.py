@@ -13,7 +13,7 @@ from typing import Any
 
 from millet.reasoning.reply import Event, ToolCall, Usage
 from millet.serve.errors import ApiError, as_api_error
-from millet.serve.service import Answer
+from millet.serve.service import STOPPING, Answer
 from millet.serve.sse import to_json
 from millet.serve.store import Message, Store
 from millet.serve.store.records import Status
@@ -146,6 +146,8 @@ class LiveReply:
     async def _finish(self, end: Event | None, failure: ApiError | None) -> None:
         """On disk first, then told."""
         status: Status = "failed" if failure else "stopped" if end is None else "complete"
+        if failure is not None and failure.code == STOPPING:
+            status = "interrupted"
         usage = end.usage if end is not None and end.usage is not None else self._answer.usage
         reason = end.finish_reason if end is not None else None
         thought = end.thought_seconds if end is not None else 0.0

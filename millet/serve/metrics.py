@@ -89,26 +89,21 @@ class Metrics:
             "millet_cache_hit_ratio", "Cached over input tokens, since the start", ["model"], registry=registry
         )
         self._totals: dict[str, tuple[int, int]] = {}
-        self._waiting = Gauge("millet_queue_length", "Requests that wait", ["model"], registry=registry)
-        self._running = Gauge("millet_running", "Sequences that run", ["model"], registry=registry)
+        self._waiting = Gauge("millet_queue_length", "Requests that wait", registry=registry)
+        self._running = Gauge("millet_running", "Sequences that run", registry=registry)
         self._batch = Gauge("millet_engine_batch_size", "Sequences in the engine's batch", ["model"], registry=registry)
         for cause in get_args(Cause):  # a rate needs a zero to start from
             self._refusals.labels(cause)
         ProcessCollector(registry=registry)
 
-    def watch(
-        self,
-        model: str,
-        *,
-        waiting: Callable[[], float],
-        running: Callable[[], float],
-        batch: Callable[[], float] | None = None,
-    ) -> None:
-        """Read these whenever somebody asks for the figures, in another thread. batch: of an engine in this process."""
-        self._waiting.labels(self._model(model)).set_function(waiting)
-        self._running.labels(self._model(model)).set_function(running)
-        if batch is not None:
-            self._batch.labels(self._model(model)).set_function(batch)
+    def watch(self, *, waiting: Callable[[], float], running: Callable[[], float]) -> None:
+        """Read these whenever somebody asks for the figures, in another thread."""
+        self._waiting.set_function(waiting)
+        self._running.set_function(running)
+
+    def watch_batch(self, model: str, batch: Callable[[], float]) -> None:
+        """The same for the batch of an engine in this process."""
+        self._batch.labels(self._model(model)).set_function(batch)
 
     def request(self, route: str | None, status: int) -> None:
         """An answer went out. route: its template, such as /v1/models/{name}; None where no route matched."""

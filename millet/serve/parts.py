@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 from millet.errors import MilletError
-from millet.reasoning.reply import Usage
 from millet.serve.accounts import Accounts
-from millet.serve.admission import Admission, Spending
-from millet.serve.caller import Caller
+from millet.serve.admission import SHARE, Admission
 from millet.serve.chat import Backend
 from millet.serve.config import ServeConfig
+from millet.serve.embedded import Embedded
+from millet.serve.ledger import Ledger
 from millet.serve.live import LiveReplies
 from millet.serve.service import Service
 from millet.serve.store import Store
@@ -26,19 +25,20 @@ def open_parts(
     """Fill the application's state: store, accounts, service, live. Models load meanwhile, in the background."""
     state.store = store
     state.accounts = accounts = Accounts(store, config.limits) if config.users else None
-    spending = partial(_spending, accounts) if accounts is not None else _spent_nothing
-    admission = Admission(config.slots, config.queue, config.prices, spending=spending)
+    ledger = Ledger(store, accounts, config.prices)
+    stack.callback(ledger.close)
+    # One person's programs may fill the queue; of several people none may.
+    share = SHARE if accounts is not None else 1.0
+    admission = Admission(config.slots, config.queue, config.prices, spending=ledger.spending, share=share)
+    state.metrics.watch(waiting=lambda: admission.waiting, running=lambda: admission.running)
     state.service = Service(
-        backends,
-        admission,
-        state.metrics,
-        state.log,
-        on_usage=_recorder(store, config),
-        max_tokens=config.max_tokens,
+        backends, admission, state.metrics, state.log, on_usage=ledger.record, max_tokens=config.max_tokens
     )
     state.live = LiveReplies(store)
-    for backend in backends.values():
+    for name, backend in backends.items():
         stack.callback(backend.close)
+        if isinstance(backend, Embedded):
+            state.metrics.watch_batch(name, backend.running)
     stack.push_async_callback(state.live.close)
     loading = asyncio.create_task(_load(backends, state.on_failure))
     stack.callback(loading.cancel)
@@ -52,19 +52,3 @@ async def _load(backends: Mapping[str, Backend], on_failure: Callable[[MilletErr
     except MilletError as error:
         if on_failure is not None:
             on_failure(error)
-
-
-def _spending(accounts: Accounts, caller: Caller) -> Spending:
-    return Spending(accounts.spent_today(caller.account, caller.key), accounts.balance(caller.account))
-
-
-def _spent_nothing(caller: Caller) -> Spending:
-    return Spending()
-
-
-def _recorder(store: Store, config: ServeConfig) -> Callable[[Caller, str, Usage], None]:
-    def record(caller: Caller, model: str, usage: Usage) -> None:
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(None, store.usage.record, caller, model, usage, config.prices.cost(usage))
-
-    return record

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from millet.errors import MilletError
@@ -108,7 +108,8 @@ def listen(config: ServeConfig) -> socket.socket:
 class Server(uvicorn.Server):
     """The server of one app; `run(sockets=[...])` or `await serve(sockets=[...])`. on_open: called when it listens."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, on_open: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: FastAPI, config: ServeConfig, on_open: Callable[[], None] = lambda: None) -> None:
+        self._app = app
         self._on_open = on_open
         super().__init__(
             uvicorn.Config(
@@ -132,3 +133,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_open()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.service.close()  # else uvicorn would wait for replies, and then cut them off
+        await super().shutdown(sockets)

@@ -25,6 +25,8 @@ ALIASES = {"deepseek-chat": "off", "deepseek-reasoner": "on"}
 SUFFIXES = {"-chat": "off", "-reasoner": "on"}
 """Behind any model's name, for clients that switch thinking by name."""
 
+STOPPING = "server_stopping"
+
 OnUsage = Callable[[Caller, str, Usage], None]
 
 
@@ -48,6 +50,9 @@ class Service:
         self.log = log
         self._on_usage = on_usage
         self._max_tokens = max_tokens
+        self.answers: set[Answer] = set()
+        """Under way."""
+        self._closing = False
 
     @property
     def model_names(self) -> list[str]:
@@ -79,12 +84,22 @@ class Service:
 
     async def open(self, caller: Caller, request: ChatRequest) -> Answer:
         """Check and admit a request. Raises MilletError; after that, the answer is under way."""
+        if self._closing:
+            raise _closing()
         name, prepared = await self.prepare(request)
         samples = request.options.get("n") or 1
         ticket = self.admission.enter(
             caller, prompt_tokens=prepared.prompt_tokens, max_tokens=prepared.max_tokens, samples=samples
         )
-        return Answer(self, caller, name, prepared, ticket)
+        answer = Answer(self, caller, name, prepared, ticket)
+        self.answers.add(answer)
+        return answer
+
+    def close(self) -> None:
+        """Break off what is under way, so that every stream ends with its reason; nothing new is begun."""
+        self._closing = True
+        for answer in list(self.answers):
+            answer.abort(_closing())
 
     async def ready(self) -> str | None:
         """None when every model can answer, else the first reason why not."""
@@ -121,6 +136,8 @@ class Answer:
         self._generated = 0
         self._thought = 0
         self._begun = self._closed = False
+        self._pump: asyncio.Task[None] | None = None
+        self._aborted: ApiError | None = None
 
     @property
     def age(self) -> float:
@@ -130,14 +147,10 @@ class Answer:
     async def batches(self, silence: float) -> AsyncGenerator[list[Event] | None, None]:
         """Whatever events have come since the last batch; first an empty batch when its turn has come. None after
         `silence` seconds without anything. Raises what broke the reply. Closing it cancels the rest."""
-        pump: asyncio.Task[None] | None = None
+        self._pump = pump = asyncio.create_task(self._run())
+        pump.add_done_callback(lambda _: self._flag.set())
+        told = False
         try:
-            while not await self.ticket.admitted(timeout=silence):
-                yield None
-            self._begun = True
-            pump = asyncio.create_task(self._pump())
-            pump.add_done_callback(lambda _: self._flag.set())
-            yield []
             while not (pump.done() and not self._ready):
                 try:
                     async with asyncio.timeout(silence):
@@ -146,31 +159,45 @@ class Answer:
                     yield None
                     continue
                 self._flag.clear()
+                if self._begun and not told:
+                    told = True
+                    yield []
                 batch, self._ready = self._ready, []
                 if batch:
                     yield batch
+            if self._aborted is not None:
+                raise self._aborted
             pump.result()
         finally:
-            if pump is not None:
-                pump.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await pump
+            pump.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await pump
             self.close()
+
+    def abort(self, error: ApiError) -> None:
+        """Break it off: `batches` raises this once its client has what there is."""
+        self._aborted = error
+        if self._pump is not None:
+            self._pump.cancel()
 
     def close(self) -> None:
         """Give the place back, also where `batches` never began. Safe to call twice."""
         if not self._closed:
             self._closed = True
-            self._settle(self._begun)
+            self._service.answers.discard(self)
+            self._settle()
 
     def log_exception(self, error: Exception, request_id: str) -> None:
         self._service.log.log_exception(error, request_id=request_id)
 
-    async def _pump(self) -> None:
-        """Takes events as fast as they come, whatever the client's pace: a reply is bounded, and a client that does not
-        read keeps no place in the engine."""
+    async def _run(self) -> None:
+        """Waits for its turn, and then takes events as fast as they come, whatever the client's pace: a reply is
+        bounded, and a client that does not read keeps no place in the engine."""
         first = True
         try:
+            await self.ticket.admitted()
+            self._begun = True
+            self._flag.set()
             async with aclosing(self.prepared.stream()) as events:
                 async for event in events:
                     if first and event.token_ids:
@@ -191,9 +218,9 @@ class Answer:
             self._thought += len(event.token_ids) if event.kind == "reasoning" else 0
             self.ticket.charge(output=len(event.token_ids))
 
-    def _settle(self, begun: bool) -> None:
+    def _settle(self) -> None:
         """What was used, also by a reply that broke off: its prompt was read, and its tokens were generated."""
-        if begun:
+        if self._begun:
             known = total(self._usages.values())
             self.usage = replace(
                 known,
@@ -203,3 +230,7 @@ class Answer:
             )
         self._service.settle(self)
         self.ticket.release(self.usage)
+
+
+def _closing() -> ApiError:
+    return ApiError(503, "the server is being stopped; try again soon", code=STOPPING, retry_after=10)

@@ -1,0 +1,50 @@
+"""What every reply cost: written to the store in the background, and counted at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from millet.reasoning.reply import Usage
+from millet.serve.accounts import Accounts
+from millet.serve.admission import Spending
+from millet.serve.caller import Caller
+from millet.serve.config import Prices
+from millet.serve.store import Store
+
+
+class Ledger:
+    """For the event loop's thread; one other thread writes. accounts: None in one-person mode, where nobody pays."""
+
+    def __init__(self, store: Store, accounts: Accounts | None, prices: Prices) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._prices = prices
+        self._unwritten: dict[tuple[str, str | None], float] = defaultdict(float)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="millet-ledger")
+
+    def record(self, caller: Caller, model: str, usage: Usage) -> None:
+        """A reply has ended."""
+        cost, whose = self._prices.cost(usage), (caller.account, caller.key)
+        self._unwritten[whose] += cost
+
+        def written(_: Future[None]) -> None:
+            self._unwritten[whose] -= cost
+
+        self._writer.submit(self._store.usage.record, caller, model, usage, cost).add_done_callback(written)
+
+    def spending(self, caller: Caller) -> Spending:
+        """As `Admission` wants it: today's under this key, and what is left, with what is not written yet."""
+        if self._accounts is None:
+            return Spending()
+        of_account = sum(cost for (account, _), cost in self._unwritten.items() if account == caller.account)
+        of_key = of_account if caller.key is None else self._unwritten[caller.account, caller.key]
+        balance = self._accounts.balance(caller.account)
+        return Spending(
+            self._accounts.spent_today(caller.account, caller.key) + of_key,
+            None if balance is None else balance - of_account,
+        )
+
+    def close(self) -> None:
+        """Write what there is."""
+        self._writer.shutdown()
