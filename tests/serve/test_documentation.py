@@ -113,6 +113,8 @@ def test_statuses_and_types_of_errors() -> None:
 
 def test_codes_of_errors() -> None:
     given = set(re.findall(r'\bcode="(\w+)"', SOURCES)) | {"requests_per_minute", "tokens_per_minute"}
+    for constant in re.findall(r"\bcode=([A-Z]+)\b", SOURCES):
+        given |= set(re.findall(rf'^{constant} = "(\w+)"', SOURCES, flags=re.MULTILINE))
     assert 'code=f"{unit}_per_minute"' in SOURCES
     assert set(first_cells(API, "`code`")) == given
 
