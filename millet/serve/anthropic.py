@@ -93,7 +93,7 @@ Block = Annotated[
 
 class Message(Body):
     role: Literal["user", "assistant", "system"]
-    content: str | Annotated[list[Block], Field(max_length=BLOCKS)]
+    content: str | Annotated[list[Block], Field(max_length=BLOCKS, fail_fast=True)]
 
 
 class Thinking(Body):
@@ -144,7 +144,7 @@ class CountTokensBody(Body):
     """`POST /v1/messages/count_tokens`: what of a request makes up its prompt."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
     system: str | Annotated[list[TextOnly], Field(max_length=BLOCKS)] | None = None
     thinking: Thinking | None = None
     tools: (

@@ -14,9 +14,11 @@ from millet.reasoning.assistant import Options
 from millet.serve.chat import ChatRequest
 from millet.serve.effort import think_of
 from millet.serve.errors import ApiError
-from millet.serve.validation import Body, tag_of
+from millet.serve.validation import Body, at_most, tag_of
 
 MESSAGES = 2048  # most messages of one request
+PARTS = 1024  # most parts of one message
+TOOLS = 128  # most tools, and most calls in one message
 SAMPLES = 16  # most replies to one request
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
@@ -50,9 +52,9 @@ class Message(Body):
     """prefix: DeepSeek's; the last message, an assistant's, is to be continued. A thought of another is ignored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=PARTS)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCallBody] | None = None
+    tool_calls: Annotated[list[ToolCallBody], Field(max_length=TOOLS)] | None = None
     tool_call_id: str | None = None
     prefix: bool | None = None
     reasoning_content: str | None = None
@@ -115,7 +117,7 @@ class SamplingBody(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], at_most(1024)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=SAMPLES)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
@@ -145,11 +147,11 @@ class SamplingBody(Body):
 
 
 class ChatBody(SamplingBody):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     thinking: Thinking | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

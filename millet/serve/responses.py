@@ -15,7 +15,7 @@ from millet.serve.chat import ChatRequest
 from millet.serve.effort import Effort, think_of
 from millet.serve.errors import ApiError
 from millet.serve.turns import add_turn, call_of, tool_of
-from millet.serve.validation import Body, tag_of
+from millet.serve.validation import Body, at_most, tag_of
 
 ITEMS = 4096  # most items of one request
 PARTS = 1024  # most parts of one item
@@ -141,7 +141,7 @@ class ResponsesBody(Body):
     accepted and adds nothing. Fields that only matter to OpenAI (service_tier, prompt_cache_key, ...) are ignored."""
 
     model: str
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=ITEMS)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=ITEMS, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -152,10 +152,10 @@ class ResponsesBody(Body):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[str, str], at_most(16)] | None = None
     user: str | None = None
     store: bool | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(max_length=64)] | None = None
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: Any = None

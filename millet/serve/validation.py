@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from millet.models.chat_template import DEEPEST
 from millet.serve.errors import ApiError
@@ -38,6 +38,21 @@ class Body(BaseModel):
                 raise ValueError(f"should be nested at most {DEEPEST} levels deep")
             level = [inner for item in level for inner in _inside(item)]
         return value
+
+
+def at_most(count: int) -> BeforeValidator:
+    """For an object with any keys: refuse more of them before each is looked at, since all that is wrong is collected.
+
+    For the same reason every list has a max_length, and those that hold other lists are fail_fast: else a request that
+    is wrong in a million places would hold up the server for a minute.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise ValueError(f"should have at most {count} items")
+        return value
+
+    return BeforeValidator(check)
 
 
 def tag_of(*kinds: str, default: str = "other") -> Callable[[Any], str]:

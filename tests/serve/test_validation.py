@@ -7,12 +7,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from millet.models.chat_template import DEEPEST
 from millet.serve.anthropic import MessagesBody
+from millet.serve.completions import CompletionBody
 from millet.serve.errors import ApiError
+from millet.serve.openai_chat import ChatBody
 from millet.serve.responses import ResponsesBody
+from millet.serve.routes.conversations import Document
 from millet.serve.validation import Body, first_problem, tag_of
 
 
@@ -146,3 +149,33 @@ def test_any_body_is_taken_or_refused_in_words_that_repeat_nothing(model: type[B
         assert told.status == 422
         assert "SECRET" not in str(told.body)
         assert len(str(told)) < 300
+
+
+EVERYWHERE = [1] * 50_000
+WRONG: list[tuple[type[BaseModel], dict[str, Any]]] = [
+    (ChatBody, {"messages": EVERYWHERE[:2048]}),
+    (ChatBody, {"messages": [{"role": "user", "content": EVERYWHERE[:1024]}] * 2048}),
+    (ChatBody, {"messages": [{"role": "user", "content": EVERYWHERE}]}),
+    (ChatBody, {"messages": [{"role": "assistant", "tool_calls": [{}] * 50_000}]}),
+    (ChatBody, {"messages": [], "logit_bias": {str(number): "x" for number in range(50_000)}}),
+    (ChatBody, {"messages": [], "stop": EVERYWHERE, "tools": EVERYWHERE}),
+    (MessagesBody, {"messages": [{"role": "user", "content": EVERYWHERE[:1024]}] * 2048, "system": EVERYWHERE}),
+    (
+        MessagesBody,
+        {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": EVERYWHERE[:1024]}] * 1024}]},
+    ),
+    (ResponsesBody, {"input": [{"role": "user", "content": EVERYWHERE[:1024]}] * 4096, "include": EVERYWHERE}),
+    (ResponsesBody, {"input": "x", "metadata": {str(number): 1 for number in range(50_000)}, "tools": EVERYWHERE}),
+    (CompletionBody, {"prompt": EVERYWHERE, "stop": EVERYWHERE}),
+    (Document, {"messages": [{"tool_calls": EVERYWHERE[:1024]}] * 20_000}),
+]
+
+
+@pytest.mark.parametrize(("body", "fields"), WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_in_very_many_places_is_not_told_of_them_all(
+    body: type[BaseModel], fields: dict[str, Any]
+) -> None:
+    """Collecting a million errors holds up everybody for a minute."""
+    with pytest.raises(ValidationError) as caught:
+        body.model_validate({"model": "m", "max_tokens": 1, **fields})
+    assert caught.value.error_count() < 5000

@@ -20,6 +20,7 @@ from millet.serve.store.transfer import in_order, to_markdown
 router = APIRouter(prefix="/api/conversations", tags=["conversations"])
 
 MOST_MESSAGES = 20_000  # of an imported conversation
+MOST_CALLS = 1024  # of one message of it
 LATEST = 4e9  # seconds since 1970: the year 2096
 
 CallerNow = Annotated[Caller, Depends(get_caller)]
@@ -57,7 +58,7 @@ class Node(BaseModel):
     role: MessageRole
     content: str
     reasoning: str = ""
-    tool_calls: list[ToolCall] = []
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_CALLS)] = []
     tool_call_id: str | None = None
     model: str | None = None
     status: Status = "complete"
@@ -73,7 +74,7 @@ class Document(BaseModel):
     format: Literal["millet-conversation"] = "millet-conversation"
     version: Literal[1] = 1
     title: Title = ""
-    messages: Annotated[list[Node], Field(max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Node], Field(max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 @router.get("")
