@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from millet.errors import MilletError
+from millet.errors import MilletError, PromptTooLong
 from millet.reasoning.reply import Event
 from millet.serve.chat import ChatRequest
 from millet.serve.errors import ApiError
@@ -43,6 +43,7 @@ class Embedded:
         self._failure: str | None = None
         self._readers = ThreadPoolExecutor(READING, thread_name_prefix="millet-prompt")
         self._news: News | None = None
+        self._longest = 0  # bytes of the longest token, once it was looked for
 
     @classmethod
     def of(cls, assistant: Assistant, name: str) -> Embedded:
@@ -81,8 +82,28 @@ class Embedded:
         loop = asyncio.get_running_loop()
         if self._news is None or self._news.loop is not loop:
             self._news = News(loop)
-        prepared = await loop.run_in_executor(self._readers, _prepare, assistant, request)
+        prepared = await loop.run_in_executor(self._readers, self._read, assistant, request)
         return EmbeddedReply(prepared, self._news)
+
+    def _read(self, assistant: Assistant, request: ChatRequest) -> Prepared:
+        self._check_size(assistant, request)
+        if request.prompt is not None:
+            return assistant.prepare_completion(request.prompt, request.suffix, **request.options)
+        return assistant.prepare(request.messages, **request.options)
+
+    def _check_size(self, assistant: Assistant, request: ChatRequest) -> None:
+        """Refuse what would not fit if all its tokens were the longest there are: megabytes take seconds to tokenize,
+        in which other prompts wait."""
+        if not self._longest:
+            tokenizer = assistant.model.tokenizer
+            self._longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+        texts = [request.prompt, request.suffix, *(message.get("content") for message in request.messages)]
+        size = sum(len(text) for text in texts if isinstance(text, str))  # a character is a byte or more
+        context = assistant.engine.context_length
+        if size > context * self._longest:
+            raise PromptTooLong(
+                f"the text is {size} characters long, which cannot fit into the context of {context} tokens; shorten it"
+            )
 
     def running(self) -> int:
         """Sequences in the engine's batch."""
@@ -93,12 +114,6 @@ class Embedded:
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._assistant is not None:
             self._assistant.engine.close()
-
-
-def _prepare(assistant: Assistant, request: ChatRequest) -> Prepared:
-    if request.prompt is not None:
-        return assistant.prepare_completion(request.prompt, request.suffix, **request.options)
-    return assistant.prepare(request.messages, **request.options)
 
 
 class EmbeddedReply:

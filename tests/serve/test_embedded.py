@@ -11,6 +11,7 @@ import pytest
 
 from millet.engine.engine import Engine
 from millet.errors import MilletError, PromptTooLong, UnknownModel
+from millet.models.tokenizer import Tokenizer
 from millet.reasoning.assistant import Assistant, Options
 from millet.reasoning.reply import Event
 from millet.serve.chat import ChatRequest
@@ -74,6 +75,15 @@ def test_closing_a_stream_frees_the_engine(backend: Embedded) -> None:
     while (stats := assistant.engine.stats())["running"] or stats["waiting"]:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_text_that_cannot_fit_is_not_even_tokenized(backend: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asyncio.run(backend.prepare(ask("x" * 400))).prompt_tokens < 512
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    monkeypatch.setattr(Tokenizer, "encode_plain", None)
+    for request in (ask("x" * 1_000_000), ChatRequest("toy", prompt="x" * 1_000_000)):
+        with pytest.raises(PromptTooLong, match="1000000 characters"):
+            asyncio.run(backend.prepare(request))
 
 
 def test_what_cannot_be_answered_is_found_before_engine_time(backend: Embedded) -> None:
