@@ -12,7 +12,6 @@ into it as the mark's name behind a character that no text can have.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import sys
 from collections.abc import Collection
@@ -28,7 +27,7 @@ HERMES = ("<tool_call>", "</tool_call>")
 CALL, END, SEP = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 DEEPSEEK = (CALLS, CALL, SEP, END, CALLS_END)
-FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
+FENCE = "```"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,8 @@ def read_call(text: str, names: Collection[str]) -> ToolCall | None:
     if sep and function.strip() == "function" and "\n" in rest:
         function, _, rest = rest.partition("\n")
     if sep:
-        fenced = FENCE.fullmatch(rest)
         name: Any = function.strip()
-        arguments = _json(fenced[1] if fenced else rest)
+        arguments = _json(_unfenced(rest))
     else:
         call = _json(text)
         if not isinstance(call, dict):
@@ -115,6 +113,14 @@ def read_call(text: str, names: Collection[str]) -> ToolCall | None:
 def without_marks(text: str) -> str:
     """Marks that belong to no call, as the text they are then."""
     return text.replace(TOKEN, "")
+
+
+def _unfenced(text: str) -> str:
+    """What stands in a ```json fence, or all of it. No regular expression: a model may write blanks without end."""
+    text = text.strip()
+    if len(text) < 2 * len(FENCE) or not (text.startswith(FENCE) and text.endswith(FENCE)):
+        return text
+    return text.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json").strip()
 
 
 def _json(text: str) -> Any:

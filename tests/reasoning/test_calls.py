@@ -144,6 +144,15 @@ def test_a_reply_that_is_cut_off_keeps_its_reason() -> None:
     assert (reply.finish_reason, len(reply.tool_calls)) == ("length", 1)
 
 
+def test_blanks_without_end_in_a_call_hold_up_nobody() -> None:
+    """A regular expression would take hours for these."""
+    blanks = " " * 100_000
+    assert read_call(f"function{TOKEN}{SEP}clock\n```json{blanks}x", {"clock"}) is None
+    call = read_call(f"function{TOKEN}{SEP}clock\n{blanks}```json{blanks}{{}}{blanks}```{blanks}", {"clock"})
+    assert call is not None
+    assert call.arguments == "{}"
+
+
 def test_without_tools_nothing_is_a_call() -> None:
     script = [*WEATHER.encode(), END_ID]
     for options in ({}, {"tools": TOOLS, "tool_choice": "none"}, {"tools": []}):

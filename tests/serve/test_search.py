@@ -165,6 +165,18 @@ def test_the_snippet_shows_where(store: Store, talk: str) -> None:
     assert len(snippet) < 200
 
 
+def test_marks_without_end_hold_up_nobody() -> None:
+    """To sort so many would take Python hours."""
+    assert split_words("e" + "\u0315" * 400_000 + "\u0316" * 400_000 + "nd") == ["end"]
+    assert split_words("Ca" + "f" + "e\u0301") == ["cafe"]
+
+
+def test_the_snippet_of_a_long_repetitive_text(store: Store, talk: str) -> None:
+    say(store, talk, "a" * 1_000_000)
+    (hit,) = store.search(ME, "a" * 199 + "b" + "c" * 700)
+    assert hit.snippet == "a" * 160 + "…"
+
+
 def test_every_character_begins_a_word() -> None:
     assert split_words("推理模型 Ab_c型") == ["推理", "理模", "模型", "型", "ab", "c", "型"]
     assert phrases("推理模型 型 c型") == [(["推理", "理模", "模型"], False), (["型"], True), (["c", "型"], True)]

@@ -5,8 +5,6 @@ A text is one entry or several: PostgreSQL counts positions to 16,383 and keeps 
 
 from __future__ import annotations
 
-import re
-
 import sqlalchemy as sa
 
 from millet.serve.store.database import Database
@@ -18,6 +16,7 @@ ENTRY = 16_000  # words of one entry
 OVERLAP = 64  # words that are in two entries, so that a phrase is whole in one of them
 LONGEST_QUERY = 200
 SNIPPET = 160
+LOOKED_AT = 100_000  # characters of a message in which the place for its snippet is looked for
 
 
 def search(database: Database, account: str, query: str, limit: int = 20) -> list[Hit]:
@@ -42,7 +41,8 @@ def search(database: Database, account: str, query: str, limit: int = 20) -> lis
     )
     hits = (
         sa.select(conversations.c.id, conversations.c.title, conversations.c.created)
-        .add_columns(messages.c.id.label("message"), messages.c.content, messages.c.created.label("written"))
+        .add_columns(messages.c.id.label("message"), messages.c.created.label("written"))
+        .add_columns(sa.func.substr(messages.c.content, 1, LOOKED_AT).label("content"))
         .select_from(found)
         .join(conversations, conversations.c.id == found.c.conversation)
         .outerjoin(messages, messages.c.id == found.c.message)
@@ -51,7 +51,7 @@ def search(database: Database, account: str, query: str, limit: int = 20) -> lis
     with database.read() as connection:
         rows = connection.execute(hits).all()
     return [
-        Hit(row.id, row.title, row.message, _snippet(row.content or row.title, query), row.written or row.created)
+        Hit(row.id, row.title, row.message, _snippet(row.content or row.title, query[:LONGEST_QUERY]), row.written or row.created)
         for row in rows
     ]
 
@@ -96,8 +96,9 @@ def _postgresql_query(wanted: list[tuple[list[str], bool]]) -> str:
 
 
 def _snippet(text: str, query: str) -> str:
-    places = [re.search(re.escape(stretch), text, re.IGNORECASE) for stretch in query.split()]
-    first = min((place.start() for place in places if place), default=0)
+    lowered = text.lower()  # and not a search that ignores case, which takes length times length
+    places = [lowered.find(stretch.lower()) for stretch in query.split()]
+    first = min((place for place in places if place >= 0), default=0)
     start = max(0, first - SNIPPET // 3)
     piece = " ".join(text[start : start + SNIPPET].split())
     return ("…" if start else "") + piece + ("…" if start + SNIPPET < len(text) else "")

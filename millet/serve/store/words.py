@@ -14,6 +14,8 @@ import unicodedata
 LONGEST = 64  # characters of a word that count
 CJK = "\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
 _ACCENTS = re.compile("[\u0300-\u036f]")
+# Python sorts a run of combining marks in quadratic time, and holds the whole process while it does.
+_LONG_RUN = re.compile(r"([^\w\s]{32})[^\w\s]+")
 _RUNS = re.compile(f"([{CJK}]+)|((?:(?![{CJK}])[^\\W_])+)")
 
 
@@ -39,6 +41,7 @@ def phrases(query: str) -> list[tuple[list[str], bool]]:
 
 
 def _runs(text: str) -> list[tuple[str, bool]]:
+    text = _LONG_RUN.sub(r"\1", text)
     folded = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text))).casefold()
     return [(match[0], match[1] is not None) for match in _RUNS.finditer(folded)]
 
