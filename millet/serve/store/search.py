@@ -51,7 +51,7 @@ def search(database: Database, account: str, query: str, limit: int = 20) -> lis
     with database.read() as connection:
         rows = connection.execute(hits).all()
     return [
-        Hit(row.id, row.title, row.message, _snippet(row.content or row.title, query[:LONGEST_QUERY]), row.written or row.created)
+        Hit(row.id, row.title, row.message, _snippet(row.content or row.title, query), row.written or row.created)
         for row in rows
     ]
 
@@ -97,7 +97,7 @@ def _postgresql_query(wanted: list[tuple[list[str], bool]]) -> str:
 
 def _snippet(text: str, query: str) -> str:
     lowered = text.lower()  # and not a search that ignores case, which takes length times length
-    places = [lowered.find(stretch.lower()) for stretch in query.split()]
+    places = [lowered.find(stretch.lower()) for stretch in query[:LONGEST_QUERY].split()]
     first = min((place for place in places if place >= 0), default=0)
     start = max(0, first - SNIPPET // 3)
     piece = " ".join(text[start : start + SNIPPET].split())
