@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -11,6 +12,8 @@ from millet.serve.admission import Spending
 from millet.serve.caller import Caller
 from millet.serve.config import Prices
 from millet.serve.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -28,8 +31,11 @@ class Ledger:
         cost, whose = self._prices.cost(usage), (caller.account, caller.key)
         self._unwritten[whose] += cost
 
-        def written(_: Future[None]) -> None:
-            self._unwritten[whose] -= cost
+        def written(done: Future[None]) -> None:
+            if (error := done.exception()) is None:
+                self._unwritten[whose] -= cost
+            else:  # it goes on to count against the limits, as long as the process lives
+                log.error("a reply's usage could not be written (%s)", type(error).__name__)
 
         self._writer.submit(self._store.usage.record, caller, model, usage, cost).add_done_callback(written)
 
