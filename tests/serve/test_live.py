@@ -136,6 +136,7 @@ def test_mistakes_cost_nothing() -> None:
             ({}, 422),
             ({"content": ""}, 422),
             ({"content": "a", "parent": "0" * 32}, 404),
+            ({"content": "a", "parent": "\0"}, 422),  # which PostgreSQL would choke on
             ({"content": "a", "model": "none"}, 404),
             ({"content": "a", "think": "perhaps"}, 422),
         ]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
@@ -20,6 +20,7 @@ from millet.serve.routes.replies import get_service
 from millet.serve.service import Service
 from millet.serve.sse import to_json
 from millet.serve.store import Message, Store
+from millet.serve.store.records import ID
 from millet.serve.validation import Body
 
 router = APIRouter(prefix="/api", tags=["conversations"])
@@ -34,7 +35,7 @@ class NewReply(Body):
     the most tokens of a thought. system: instructions that stand before the conversation."""
 
     content: Annotated[str, Field(min_length=1)] | None = None
-    parent: str | None = None
+    parent: Annotated[str, Field(pattern=ID)] | None = None
     model: str | None = None
     think: Literal["off", "auto", "on"] | Annotated[int, Field(ge=0)] | None = None
     system: str | None = None
@@ -54,7 +55,7 @@ Live = Annotated[LiveReplies, Depends(get_live)]
 
 @router.post("/conversations/{conversation}/replies")
 async def create_reply(
-    conversation: str,
+    conversation: Annotated[str, Path(pattern=ID)],
     body: NewReply,
     request: Request,
     caller: WhoAsks,
