@@ -69,7 +69,8 @@ class Accounts:
             if found is None:
                 raise ApiError(401, "the API key is not valid; make one in the settings", code="invalid_api_key")
             account = self.enabled(found[0])
-            return Caller(account.id, account.role, found[1].id, narrowest(account.limits, found[1].limits))
+            own = narrowest(account.limits, found[1].limits)
+            return Caller(account.id, account.role, found[1].id, own, account.limits)
         session = None if cookie is None else self.sessions.find(cookie)
         if session is None:
             raise ApiError(
@@ -182,10 +183,6 @@ class Accounts:
             if changes.get("disabled"):
                 end_sessions(connection, account)
         return self.get(account)
-
-    def limits_of(self, account: str) -> Limits:
-        """Of an account with all its keys together. Raises ApiError 404."""
-        return self._effective(self.get(account)).limits
 
     def balance(self, account: str) -> float | None:
         """Prepaid money that is left; None where nothing is prepaid."""

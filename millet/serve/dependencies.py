@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
+import anyio
 from anyio import to_thread
 from fastapi import Depends, Request
 
@@ -19,6 +20,9 @@ from millet.serve.store import Store
 COOKIE = "millet_session"
 CSRF_HEADER = "X-CSRF-Token"
 
+# Threads of its own: else a few slow imports or searches of one account would keep everybody waiting at the door.
+_door = anyio.CapacityLimiter(8)
+
 
 async def get_caller(request: Request) -> Caller:
     """By API key (`Authorization: Bearer` or Anthropic's `x-api-key`) or session cookie. Raises ApiError 401, 403."""
@@ -28,7 +32,7 @@ async def get_caller(request: Request) -> Caller:
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
     cookie, csrf = request.cookies.get(COOKIE), request.headers.get(CSRF_HEADER)
-    return await to_thread.run_sync(accounts.authenticate, key, cookie, csrf, request.method)
+    return await to_thread.run_sync(accounts.authenticate, key, cookie, csrf, request.method, limiter=_door)
 
 
 def get_store(request: Request) -> Store:

@@ -7,13 +7,15 @@ from dataclasses import asdict
 
 import pytest
 import sqlalchemy as sa
+from anyio import to_thread
 from argon2 import PasswordHasher
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from millet.reasoning.reply import Usage
 from millet.serve import passwords, throttle
 from millet.serve.accounts import Accounts, narrowest
 from millet.serve.caller import LOCAL, Caller, Limits
+from millet.serve.dependencies import get_caller
 from millet.serve.errors import ApiError
 from millet.serve.store import Store
 from tests.serve.small_app import PASSWORD, Browser, small_app
@@ -311,8 +313,20 @@ def test_limits_reach_the_caller(people: Accounts, admin: Browser, member: Brows
     account = member.get("/api/account").json()["account"]["id"]
     admin.patch(f"/api/admin/accounts/{account}", json={"limits": {"tokens_per_minute": 50}})
     key, secret = make_key(member, Limits(concurrency=9, requests_per_minute=3))
-    assert people.authenticate(secret, None, None, "POST") == Caller(account, "member", key, Limits(4, 3, 50))
-    assert people.limits_of(account) == Limits(4, None, 50)
+    caller = people.authenticate(secret, None, None, "POST")
+    assert caller == Caller(account, "member", key, Limits(4, 3, 50), of_account=Limits(4, None, 50))
+
+
+@pytest.mark.asyncio
+async def test_slow_work_of_others_keeps_nobody_at_the_door(app: FastAPI, member: Browser) -> None:
+    _, secret = make_key(member)
+    headers = [(b"authorization", f"Bearer {secret}".encode())]
+    request = Request({"type": "http", "app": app, "method": "POST", "path": "/", "headers": headers})
+    threads = to_thread.current_default_thread_limiter()
+    for _ in range(int(threads.available_tokens)):
+        threads.acquire_on_behalf_of_nowait(object())
+    async with asyncio.timeout(30):
+        assert (await get_caller(request)).role == "member"
 
 
 # Administrators
