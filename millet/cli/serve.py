@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -105,6 +106,8 @@ def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
         app.state.on_failure = give_up
         server = Server(app, settings, on_open=lambda: _announce(url, list(app.state.service.backends), link, browser))
         logs.configure()
+        # uvicorn hands it on when it has stopped, and by default it would end the process before the store is closed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         server.run(sockets=[listener])
     if failures:
         raise failures[0]

@@ -113,3 +113,29 @@ def test_the_first_administrator_gets_a_link(tmp_path: Path, smollm2_path: Path)
             assert client.post("/api/invitations/accept", json=accept).json()["role"] == "admin"
             assert client.get("/api/keys").json() == []
             assert client.post("/api/invitations/accept", json=accept).status_code == 404
+
+
+def test_a_service_manager_stops_it_as_well(tmp_path: Path) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text(
+        '[upstreams.m]\nreplicas = ["http://127.0.0.1:9/v1"]\nmodel = "m"\n',
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "millet.cli.main", "serve", "--port", "0", "--config", str(config)],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "MILLET_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Ctrl-C" in line:
+                break
+        assert list(tmp_path.glob("*-owner-*"))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert not list(tmp_path.glob("*-owner-*"))  # what it held it has given back
+    finally:
+        process.kill()
