@@ -79,12 +79,13 @@ class Window:
         return until - now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LastMinute:
-    """What one key (or an account without one) has used."""
+    """What one key (or an account without one) has used, and how many of its requests are under way."""
 
     requests: Window = field(default_factory=Window)
     tokens: Window = field(default_factory=Window)
+    under_way: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -241,6 +242,7 @@ class Admission:
         reserved = used.tokens.reserve(now, worst.prompt_tokens + worst.completion_tokens)
         ticket = Ticket(self, caller, entry, reserved, prompt_tokens, cost)
         self._tickets.add(ticket)
+        used.under_way += 1
         self._advance()
         return ticket
 
@@ -254,7 +256,7 @@ class Admission:
                 "lower max_tokens or shorten the messages",
                 code="tokens_per_minute",
             )
-        mine = sum(t.caller.account == caller.account and t.caller.key == caller.key for t in self._tickets)
+        mine = used.under_way
         if limits.concurrency is not None and mine >= limits.concurrency:
             message = (
                 f"{mine} requests are under way, and the limit is {limits.concurrency} at once; wait for one to end"
@@ -315,7 +317,9 @@ class Admission:
             uncharged = usage.completion_tokens - ticket.output_tokens
             ticket.charge(input=max(0, usage.prompt_tokens - ticket.prompt_tokens), output=max(0, uncharged))
         tokens = usage.prompt_tokens + usage.completion_tokens
-        self._used[ticket.caller.account, ticket.caller.key].tokens.settle(ticket.reserved, tokens)
+        used = self._used[ticket.caller.account, ticket.caller.key]
+        used.tokens.settle(ticket.reserved, tokens)
+        used.under_way -= 1
         if entry.item.began is not None:
             self._slot_seconds.append((self._clock() - entry.item.began) * entry.width)
         self.queue.leave(entry)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -15,7 +16,7 @@ from millet import __version__
 from millet.errors import MilletError
 from millet.serve.chat import Backend
 from millet.serve.config import ServeConfig
-from millet.serve.errors import ApiError, as_api_error
+from millet.serve.errors import ApiError, ErrorReply, as_api_error
 from millet.serve.guard import Guard
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
@@ -45,6 +46,9 @@ def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Stor
         docs_url=None,  # it would fetch its scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}},
+        # Only for the document: an API key as a bearer token. `get_caller` decides.
+        dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
     for module in ROUTERS:
         app.include_router(module.router)

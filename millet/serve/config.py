@@ -42,14 +42,14 @@ class UpstreamConfig:
     replicas: tuple[str, ...]
     model: str
     key_env: str | None = None
-    dialect: Literal["openai", "deepseek", "vllm", "sglang", "llama-server"] = "openai"
+    dialect: Literal["openai", "deepseek", "vllm", "sglang", "llama-server", "millet"] = "openai"
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """models: what the engine of this process serves, the default first. slots: replies computed at once, for each
-    model. queue: requests that may wait beside them. database: an SQLAlchemy URL; None: `default_database`. users:
-    accounts are needed. metrics_port: Prometheus metrics on 127.0.0.1; None: the port after `port`, 0: none.
+    """models: what the engine of this process serves, the default first. slots: replies computed at once, of all
+    models together. queue: requests that may wait beside them. database: an SQLAlchemy URL; None: `default_database`.
+    users: accounts are needed. metrics_port: Prometheus metrics on 127.0.0.1; None: the port after `port`, 0: none.
     max_tokens: of a reply whose request does not say. max_body: bytes of a request. keep_alive: seconds of silence
     before a sign of life is sent. body_timeout: seconds that a request may take to arrive."""
 

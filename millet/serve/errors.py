@@ -13,6 +13,8 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+from pydantic import BaseModel
+
 from millet.errors import BadRequest, MilletError, OutOfMemory, PromptTooLong, UnknownModel
 
 TYPES = {
@@ -29,6 +31,19 @@ TYPES = {
     500: "server_error",
     503: "overloaded_error",
 }
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """A refusal as OpenAI and DeepSeek write it; Anthropic's routes have Anthropic's form."""
+
+    error: ErrorDetail
 
 
 class ApiError(MilletError):

@@ -61,25 +61,40 @@ class ReplyResponse(Response):
             self.answer.close()
 
     async def _write_stream(self, send: Send) -> None:
-        await self._start(send)
-        wire = self._wire
+        """Whoever waits is told so at once. Else the first byte goes with the first event, so that a reply which breaks
+        before that has its own status, as an upstream that refuses it."""
+        if self.answer.position:
+            await self._start(send)
+        wire, beginning = self._wire, ""
         try:
             async with aclosing(self.answer.batches(self._silence)) as batches:
                 async for batch in batches:
-                    if batch is None:
-                        text = wire.keep_alive()
-                    else:
-                        text = "".join(map(wire.event, batch)) if batch else wire.begin()
+                    if batch == []:
+                        beginning = wire.begin()
+                        continue
+                    text = wire.keep_alive() if batch is None else "".join(map(wire.event, batch))
                     if text:
-                        await self._send(send, text)
-            last = wire.end()
+                        await self._start(send)
+                        await self._send(send, beginning + text)
+                        beginning = ""
+            last = beginning + wire.end()
         except Exception as error:
-            last = wire.fail(self._told(error))
+            told = self._told(error)
+            if not self._started:
+                await self._refuse(send, told)
+                return
+            last = beginning + wire.fail(told)
+        await self._start(send)
         await self._send(send, last, more=False)
+
+    async def _refuse(self, send: Send, error: ApiError) -> None:
+        self.headers["Content-Type"] = "application/json"
+        self.headers.update(error.headers)
+        await self._start(send, error.status)
+        await self._send(send, json.dumps(self._error_body(error), ensure_ascii=False), more=False)
 
     async def _write_whole(self, send: Send) -> None:
         events: list[Event] = []
-        status = 200
         try:
             async with aclosing(self.answer.batches(self._silence)) as batches:
                 async for batch in batches:
@@ -92,10 +107,9 @@ class ReplyResponse(Response):
             replies = [Reply.of(event for event in events if event.index == index) for index in range(count)]
             body = self._wire.whole(replies)
         except Exception as error:
-            told = self._told(error)
-            status, body = told.status, self._error_body(told)
-            self.headers.update(told.headers)
-        await self._start(send, status)
+            await self._refuse(send, self._told(error))
+            return
+        await self._start(send)
         await self._send(send, json.dumps(body, ensure_ascii=False), more=False)
 
     def _told(self, error: Exception) -> ApiError:
@@ -112,8 +126,8 @@ class ReplyResponse(Response):
         self._started = True
         self.headers["Cache-Control"] = "no-store"
         self.headers["X-Accel-Buffering"] = "no"  # a proxy must not collect what is streamed
-        self.headers["X-Queue-Position"] = str(self.answer.ticket.position)
-        self.headers["X-Queue-Wait"] = f"{self.answer.ticket.estimated_wait:.1f}"
+        self.headers["X-Queue-Position"] = str(self.answer.position)
+        self.headers["X-Queue-Wait"] = f"{self.answer.estimated_wait:.1f}"
         headers = [header for header in self.raw_headers if header[0] != b"content-length"]
         await send({"type": "http.response.start", "status": status, "headers": headers})
 

@@ -56,7 +56,7 @@ class Service:
 
     @property
     def model_names(self) -> list[str]:
-        return [name + suffix for name in self.backends for suffix in ("", *SUFFIXES)]
+        return [*(name + suffix for name in self.backends for suffix in ("", *SUFFIXES)), *ALIASES]
 
     def resolve(self, model: str) -> tuple[str, Literal["off", "on"]]:
         """The model that a name means, and whether it thinks unless the request says otherwise."""
@@ -126,6 +126,9 @@ class Answer:
         self.model = model
         self.prepared = prepared
         self.ticket = ticket
+        self.position = ticket.position
+        """In the queue, when it came."""
+        self.estimated_wait = ticket.estimated_wait
         self.usage = Usage()
         self.finish_reason: str | None = None
         self._service = service
@@ -220,7 +223,7 @@ class Answer:
 
     def _settle(self) -> None:
         """What was used, also by a reply that broke off: its prompt was read, and its tokens were generated."""
-        if self._begun:
+        if self._usages or self._generated:
             known = total(self._usages.values())
             self.usage = replace(
                 known,

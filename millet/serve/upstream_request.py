@@ -81,7 +81,7 @@ def _own_sampling(options: Mapping[str, Any], dialect: str) -> dict[str, Any]:
 
 def _messages(messages: tuple[Mapping[str, Any], ...], dialect: str) -> dict[str, Any]:
     """A beginning of the reply, as last message, is told in three ways."""
-    if not messages or not is_prefix(messages[-1]) or dialect == "deepseek":
+    if not messages or not is_prefix(messages[-1]) or dialect in ("deepseek", "millet"):
         return {"messages": list(messages)}
     if dialect == "openai":
         raise ApiError(422, "the server behind this model cannot go on from a beginning", param="messages")
@@ -109,6 +109,9 @@ def _thinking(think: Think, dialect: str) -> dict[str, Any]:
     if mode == "auto":
         return {}
     match dialect:
+        case "millet":
+            kind = {"type": "enabled" if mode == "on" else "disabled"}
+            return {"thinking": kind if budget is None or mode == "off" else kind | {"budget_tokens": budget}}
         case "deepseek":
             return {"thinking": {"type": "enabled" if mode == "on" else "disabled"}}
         case "openai" if mode == "off":

@@ -113,8 +113,8 @@ def _wanted(problem: Any) -> str:
 
 def _got(problem: Any) -> str:
     value = problem["input"]
-    if not problem["msg"].startswith("Input should"):
-        return ""
+    if not problem["msg"].startswith("Input should") or problem["type"] == "literal_error":
+        return ""  # the type is right, and the value may be anything
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f", not {value}" if abs(value) < SHORT else ", not so large a number"
     return f", not {JSON_TYPES[type(value)]}" if type(value) in JSON_TYPES else ""

@@ -225,6 +225,15 @@ def test_a_failing_engine_ends_the_stream_with_a_reason() -> None:
     assert whole.status_code == 500
 
 
+def test_a_reply_that_breaks_before_its_first_token_has_its_status() -> None:
+    with serving(FakeBackend([ApiError(400, "too long for the upstream", param="messages")])) as client:
+        for stream in (True, False):
+            response = client.post("/v1/chat/completions", json=ASK | {"stream": stream})
+            assert response.status_code == 400
+            assert error_of(response)["param"] == "messages"
+        assert client.get("/api/usage").json() == []  # and costs nothing
+
+
 def test_silence_is_filled_with_signs_of_life() -> None:
     script = [0.3, *spoken()]
     with serving(FakeBackend(script)) as client:
@@ -265,7 +274,7 @@ def test_a_client_that_does_not_read_keeps_no_slot() -> None:
 
 
 def test_limits_and_the_queue_refuse_before_the_first_byte() -> None:
-    slow = FakeBackend([60.0])
+    slow = FakeBackend([Event("content", "a", (1,)), 60.0])
     config = replace(CONFIG, slots=1, queue=1, keep_alive=60.0)
     with serving(slow, config) as client:
         socks = []
@@ -295,7 +304,7 @@ def test_a_page_of_another_site_is_refused(client: httpx2.Client) -> None:
 
 def test_models_balance_health_and_the_page(client: httpx2.Client) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert names == ["m", "m-chat", "m-reasoner"]
+    assert names == ["m", "m-chat", "m-reasoner", "deepseek-chat", "deepseek-reasoner"]
     assert client.get("/v1/models/m-chat").json()["id"] == "m-chat"
     assert client.get("/v1/models/none").status_code == 404
     assert client.get("/user/balance").json() == {"is_available": True, "balance_infos": []}

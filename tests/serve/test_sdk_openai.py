@@ -325,7 +325,10 @@ def test_a_response_is_parsed_and_calls_tools(client: openai.OpenAI, backend: Fa
 
 
 def test_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["m", "m-chat", "m-reasoner"]
+    assert [model.id for model in client.models.list()] == [
+        *("m", "m-chat", "m-reasoner"),
+        *("deepseek-chat", "deepseek-reasoner"),
+    ]
     assert client.models.retrieve("m").owned_by == "millet"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")

@@ -68,7 +68,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"share": float("nan")}, "share", None),
         ({"name": ""}, "name", "name should have at least 1 character"),
         ({"name": "Mrs Secret"}, "name", "name should match pattern '^[a-z]+$'"),
-        ({"choice": "secret"}, "choice", "choice should be 'this' or 'that', not a string"),
+        ({"choice": "secret"}, "choice", "choice should be 'this' or 'that'"),
         ({"choice": {"type": "leaf"}}, "choice.text", "choice.text is missing"),
         ({"leaves": 5}, "leaves", "leaves should be a valid string or be a valid list, not 5"),
         ({"leaves": [{"type": "leaf", "text": 5}]}, "leaves.0.text", "leaves.0.text should be a valid string, not 5"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from millet.serve.accounts import Account, Accounts
 from millet.serve.caller import Caller, Limits, Role
@@ -35,12 +36,18 @@ Password = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(max_length=1000)]
 
 
-class Credentials(BaseModel):
+class Body(BaseModel):
+    """A misspelt limit must not pass for none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Credentials(Body):
     name: Name
     password: Password
 
 
-class Acceptance(BaseModel):
+class Acceptance(Body):
     """token: the invitation link's. name: of a new account; one that is there keeps its own where it is null."""
 
     token: Annotated[str, Field(max_length=200)]
@@ -48,12 +55,12 @@ class Acceptance(BaseModel):
     password: Password
 
 
-class PasswordChange(BaseModel):
+class PasswordChange(Body):
     old: Password
     new: Password
 
 
-class GivenLimits(BaseModel):
+class GivenLimits(Body):
     """Null sets no limit. spend_per_day: in the currency of the configured prices, in UTC days."""
 
     concurrency: Count | None = None
@@ -62,19 +69,19 @@ class GivenLimits(BaseModel):
     spend_per_day: Money | None = None
 
 
-class NewKey(BaseModel):
+class NewKey(Body):
     """limits: narrower than the account's, where they are given."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     limits: GivenLimits = GivenLimits()
 
 
-class NewInvitation(BaseModel):
+class NewInvitation(Body):
     role: Role = "member"
 
 
-class AccountChange(BaseModel):
-    """What is left out stays. balance: prepaid money, null where nothing is prepaid."""
+class AccountChange(Body):
+    """What is left out stays, of the limits too. balance: prepaid money, null where nothing is prepaid."""
 
     role: Role = "member"
     disabled: bool = False
@@ -200,7 +207,8 @@ def change_account(account: Id, body: AccountChange, admin: Admin, accounts: Acc
     """Role, limits, balance, or whether it is disabled."""
     changes = {name: getattr(body, name) for name in body.model_fields_set}
     if "limits" in changes:
-        changes["limits"] = _limits(body.limits)
+        given = body.limits.model_dump(exclude_unset=True)
+        changes["limits"] = replace(accounts.get(account).limits, **given)
     return accounts.update(account, **changes)
 
 

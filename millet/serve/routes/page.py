@@ -28,6 +28,7 @@ async def page(request: Request) -> Response:
     text = _read("page.html")
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", escape(value))
+    text = text.replace("{account}", '<a href="/account">Your account</a>: keys and usage. ' if users else "")
     return HTMLResponse(text)
 
 
