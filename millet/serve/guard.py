@@ -17,6 +17,8 @@ from millet.serve.origin import check_origin
 from millet.serve.refusals import refusal
 from millet.serve.service import Answer
 
+HELD = 256 * 1024 * 1024  # bytes of bodies that are still on their way, of all connections together
+
 SAFE = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -46,6 +48,7 @@ class Guard:
         self._max_body = max_body
         self._body_timeout = body_timeout
         self._only_local = only_local
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,15 +127,20 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         raise ApiError(400, "the connection ended before the request did")
                     body += message.get("body", b"")
+                    self._held += len(message.get("body", b""))
                     more = message.get("more_body", False)
                     if len(body) > self._max_body:
                         raise self._too_large()
+                    if self._held > HELD and more:
+                        raise ApiError(503, "too much is being sent to the server at once; try again", retry_after=5)
         except TimeoutError:
             raise ApiError(
                 408,
                 f"the request did not arrive within {self._body_timeout:g} s; send it again",
                 code="request_timeout",
             ) from None
+        finally:
+            self._held -= len(body)
         return bytes(body)
 
     def _too_large(self) -> ApiError:

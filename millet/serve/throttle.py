@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from collections import OrderedDict, deque
@@ -23,6 +24,7 @@ class Throttle:
 
     def begin(self, name: str, address: str) -> None:
         """An attempt, counted as a failure until `succeeded`. Raises ApiError 429."""
+        address = _site(address)
         now = time.monotonic()
         with self._lock:
             counted = [
@@ -46,7 +48,7 @@ class Throttle:
         at others for ever."""
         with self._lock:
             self._attempts.pop(f"name {name}", None)
-            if attempts := self._attempts.get(f"address {address}"):
+            if attempts := self._attempts.get(f"address {_site(address)}"):
                 attempts.pop()
 
     def _recent(self, who: str, now: float) -> deque[float]:
@@ -57,3 +59,14 @@ class Throttle:
         while len(self._attempts) > REMEMBERED:
             self._attempts.popitem(last=False)
         return attempts
+
+
+def _site(address: str) -> str:
+    """What counts as one address: of IPv6 a whole /64, since whoever has one address has all of them."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address) or ip.ipv4_mapped is not None:
+        return address
+    return str(ipaddress.IPv6Network((int(ip), 64), strict=False))

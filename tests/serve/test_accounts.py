@@ -217,6 +217,17 @@ def test_guessing_is_slowed_for_a_name_and_for_an_address(app: FastAPI, member: 
     assert elsewhere.sign_in("another name") == 401
 
 
+def test_neighbours_in_ipv6_count_as_one_address() -> None:
+    counted = throttle.Throttle()
+    for number in range(throttle.PER_ADDRESS):
+        counted.begin(f"name {number}", f"2001:db8::{number:x}")
+        counted.begin(f"other {number}", f"::ffff:192.0.2.{number}")
+    with pytest.raises(ApiError):
+        counted.begin("mia", "2001:db8::ffff:1")
+    counted.begin("mia", "2001:db8:0:1::1")
+    counted.begin("mia", "::ffff:192.0.2.200")
+
+
 def test_success_forgets_the_failures_of_the_name() -> None:
     counted = throttle.Throttle()
     for _ in range(5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from millet.serve import server
+from millet.serve import guard, server
 from millet.serve.config import ServeConfig
 from tests.serve.fakes import FakeBackend, finish, running, spoken
 
@@ -179,6 +180,18 @@ def test_a_body_without_end_is_refused(target: Target) -> None:
     answer = said(target, head(None, "Transfer-Encoding: chunked"), *[b"10000\r\n" + b" " * 65536 + b"\r\n"] * 100)
     assert refused(answer)
     assert target.backend.requests == []
+
+
+def test_bodies_that_never_end_do_not_fill_the_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "HELD", 1500)
+    with running({"m": FakeBackend()}, ServeConfig(port=0, body_timeout=30)) as url:
+        target = Target(url, FakeBackend())
+        with target.connect() as first, target.connect() as second:
+            first.sendall(head(2000) + b" " * 1000)
+            second.sendall(head(2000) + b" " * 1000)
+            (refused_one,), _, _ = select.select([first, second], [], [], 20)
+            assert b" 503 " in all_of(refused_one).splitlines()[0]
+            assert target.post(ASK).status_code == 200
 
 
 def test_requests_in_a_pipeline_are_answered_in_turn(target: Target) -> None:
