@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from millet.reasoning.reply import Usage
-from millet.serve.caller import Caller
+from millet.serve.caller import Caller, Limits
 from millet.serve.config import Prices
 from millet.serve.errors import ApiError
 from millet.serve.fairness import Entry, FairQueue, QueueFull
@@ -28,10 +28,12 @@ REMEMBERED = 64  # replies whose times are averaged
 @dataclass(frozen=True, slots=True)
 class Spending:
     """today: spent under this key (without one: by this account) in this UTC day. balance: what the account has left;
-    None where it has no balance to use up. Both in the currency of the prices."""
+    None where it has no balance to use up. of_account: spent today under all its keys. All in the currency of the
+    prices."""
 
     today: float = 0.0
     balance: float | None = None
+    of_account: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -81,7 +83,7 @@ class Window:
 
 @dataclass(slots=True)
 class LastMinute:
-    """What one key (or an account without one) has used, and how many of its requests are under way."""
+    """What one key, or an account with all its keys, has used, and how many of its requests are under way."""
 
     requests: Window = field(default_factory=Window)
     tokens: Window = field(default_factory=Window)
@@ -101,7 +103,13 @@ class Ticket:
     """A request's place: waiting, running, or over. Release it in every way out; `with` does, if nobody did before."""
 
     def __init__(
-        self, admission: Admission, caller: Caller, entry: Entry[Turn], reserved: Use, prompt_tokens: int, cost: float
+        self,
+        admission: Admission,
+        caller: Caller,
+        entry: Entry[Turn],
+        reserved: list[tuple[LastMinute, Use]],
+        prompt_tokens: int,
+        cost: float,
     ) -> None:
         self.caller = caller
         self.entry = entry
@@ -115,8 +123,8 @@ class Ticket:
 
     @property
     def position(self) -> int:
-        """0 once it runs, 1 when it is next."""
-        return 0 if self.entry.item.began is not None else self._admission.queue.position(self.entry)
+        """0 once it runs, or is over; 1 when it is next."""
+        return self._admission.position(self)
 
     @property
     def estimated_wait(self) -> float:
@@ -158,6 +166,13 @@ class Ticket:
         self.release()
 
 
+def _scopes(caller: Caller) -> dict[tuple[str, str | None], Limits]:
+    """Under what a request is counted, and with what limits: its key, and its account with all keys, which is None."""
+    if caller.key is None:
+        return {(caller.account, None): caller.limits}
+    return {(caller.account, caller.key): caller.limits, (caller.account, None): caller.of_account}
+
+
 def _nothing(caller: Caller) -> Spending:
     return Spending()
 
@@ -168,8 +183,8 @@ class Admission:
     be quick. Record what a reply cost before its release. utc: seconds since 1970. share: of the queue's places, for
     one account.
 
-    The limits are counted under the caller's key, or without one under its account. Requests and tokens per minute are
-    sliding windows; of tokens, the worst case is reserved, and set right when the request ends.
+    A key's limits are counted under the key, and its account's under all keys together. Requests and tokens per minute
+    are sliding windows; of tokens, the worst case is reserved, and set right when the request ends.
     """
 
     def __init__(
@@ -227,8 +242,9 @@ class Admission:
             )
         worst = Usage(prompt_tokens=prompt_tokens, completion_tokens=samples * max_tokens)
         cost = self._prices.cost(worst)
-        used = self._used.setdefault((caller.account, caller.key), LastMinute())
-        self._check_rates(caller, used, now, worst)
+        scopes = [(self._used.setdefault(whose, LastMinute()), limits) for whose, limits in _scopes(caller).items()]
+        for used, limits in scopes:
+            self._check_rates(limits, used, now, worst)
         if cost:
             self._check_money(caller)
         if self.queue.waiting or samples > self.queue.free:
@@ -238,16 +254,18 @@ class Admission:
         except QueueFull:
             message = "as many requests wait as the server takes; try again soon"
             raise ApiError(503, message, code="queue_full", retry_after=self.seconds_per_start) from None
-        used.requests.reserve(now, 1)
-        reserved = used.tokens.reserve(now, worst.prompt_tokens + worst.completion_tokens)
+        reserved = []
+        for used, _ in scopes:
+            used.under_way += 1
+            used.requests.reserve(now, 1)
+            reserved.append((used, used.tokens.reserve(now, worst.prompt_tokens + worst.completion_tokens)))
         ticket = Ticket(self, caller, entry, reserved, prompt_tokens, cost)
         self._tickets.add(ticket)
-        used.under_way += 1
         self._advance()
         return ticket
 
-    def _check_rates(self, caller: Caller, used: LastMinute, now: float, worst: Usage) -> None:
-        limits, tokens = caller.limits, worst.prompt_tokens + worst.completion_tokens
+    def _check_rates(self, limits: Limits, used: LastMinute, now: float, worst: Usage) -> None:
+        tokens = worst.prompt_tokens + worst.completion_tokens
         if limits.tokens_per_minute is not None and tokens > limits.tokens_per_minute:
             raise ApiError(
                 413,
@@ -273,25 +291,37 @@ class Admission:
 
     def _check_money(self, caller: Caller) -> None:
         """What replies under way may cost at worst is counted as well, so that they cannot overdraw together."""
-        spending, limit = self._spending(caller), caller.limits.spend_per_day
+        spending = self._spending(caller)
         under_way = [ticket for ticket in self._tickets if ticket.caller.account == caller.account]
-        of_key = sum(ticket.cost for ticket in under_way if ticket.caller.key == caller.key)
         of_account = sum(ticket.cost for ticket in under_way)
-        currency = self._prices.currency
         if spending.balance is not None:
             if spending.balance <= 0:
                 raise ApiError(402, "the balance is used up; ask the operator to add to it", code="balance")
             self._check_promised(spending.balance - of_account, "the balance", "balance")
-        if limit is not None:
-            if spending.today >= limit:
-                message = f"today's {limit:g} {currency} are spent; the limit begins anew at 00:00 UTC"
-                raise ApiError(402, message, code="spend_per_day", retry_after=DAY - self._utc() % DAY)
-            self._check_promised(limit - spending.today - of_key, f"today's {limit:g} {currency}", "spend_per_day")
+        if caller.key is None:
+            self._check_day(caller.limits, spending.today, of_account)
+        else:
+            of_key = sum(ticket.cost for ticket in under_way if ticket.caller.key == caller.key)
+            self._check_day(caller.limits, spending.today, of_key)
+            self._check_day(caller.of_account, spending.of_account, of_account)
+
+    def _check_day(self, limits: Limits, today: float, promised: float) -> None:
+        limit, currency = limits.spend_per_day, self._prices.currency
+        if limit is None:
+            return
+        if today >= limit:
+            message = f"today's {limit:g} {currency} are spent; the limit begins anew at 00:00 UTC"
+            raise ApiError(402, message, code="spend_per_day", retry_after=DAY - self._utc() % DAY)
+        self._check_promised(limit - today - promised, f"today's {limit:g} {currency}", "spend_per_day")
 
     def _check_promised(self, left: float, what: str, code: str) -> None:
         if left <= 0:
             message = f"the requests under way may use up {what}; wait for one to end, or lower max_tokens"
             raise ApiError(429, message, code=code, retry_after=self.seconds_per_reply)
+
+    def position(self, ticket: Ticket) -> int:
+        waits = ticket in self._tickets and ticket.entry.item.began is None
+        return self.queue.position(ticket.entry) if waits else 0
 
     def _check_share(self, account: str) -> None:
         waiting = self.queue.waiting_of(account)
@@ -317,9 +347,9 @@ class Admission:
             uncharged = usage.completion_tokens - ticket.output_tokens
             ticket.charge(input=max(0, usage.prompt_tokens - ticket.prompt_tokens), output=max(0, uncharged))
         tokens = usage.prompt_tokens + usage.completion_tokens
-        used = self._used[ticket.caller.account, ticket.caller.key]
-        used.tokens.settle(ticket.reserved, tokens)
-        used.under_way -= 1
+        for used, use in ticket.reserved:
+            used.tokens.settle(use, tokens)
+            used.under_way -= 1
         if entry.item.began is not None:
             self._slot_seconds.append((self._clock() - entry.item.began) * entry.width)
         self.queue.leave(entry)

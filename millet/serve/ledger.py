@@ -40,16 +40,17 @@ class Ledger:
         self._writer.submit(self._store.usage.record, caller, model, usage, cost).add_done_callback(written)
 
     def spending(self, caller: Caller) -> Spending:
-        """As `Admission` wants it: today's under this key, and what is left, with what is not written yet."""
+        """As `Admission` wants it: of today and what is left, with what is not written yet."""
         if self._accounts is None:
             return Spending()
-        of_account = sum(cost for (account, _), cost in self._unwritten.items() if account == caller.account)
-        of_key = of_account if caller.key is None else self._unwritten[caller.account, caller.key]
+        unwritten = sum(cost for (account, _), cost in self._unwritten.items() if account == caller.account)
+        of_account = self._accounts.spent_today(caller.account) + unwritten
+        of_key = of_account
+        if caller.key is not None:
+            of_key = self._accounts.spent_today(caller.account, caller.key)
+            of_key += self._unwritten.get((caller.account, caller.key), 0.0)
         balance = self._accounts.balance(caller.account)
-        return Spending(
-            self._accounts.spent_today(caller.account, caller.key) + of_key,
-            None if balance is None else balance - of_account,
-        )
+        return Spending(of_key, None if balance is None else balance - unwritten, of_account)
 
     def close(self) -> None:
         """Write what there is."""

@@ -150,6 +150,34 @@ def test_concurrency_is_the_keys_own(clock: Clock) -> None:
     enter(admission, caller("a", "k", concurrency=2))
 
 
+def test_more_keys_are_not_more_of_the_accounts_limits(clock: Clock) -> None:
+    spent = Spending(today=1.0, of_account=9.0)
+    admission = Admission(8, 8, PRICES, clock, spending=lambda who: spent, utc=lambda: 0.0)
+
+    def with_key(number: int, **limits: float) -> Caller:
+        return Caller("a", key=f"k{number}", of_account=Limits(**limits))  # type: ignore[arg-type]
+
+    tickets = [enter(admission, with_key(number, concurrency=2, spend_per_day=100)) for number in range(2)]
+    assert refused(admission, with_key(2, concurrency=2)).code == "concurrency"
+    assert refused(admission, caller("a", concurrency=2)).code == "concurrency"  # a browser session
+    assert refused(admission, with_key(3, requests_per_minute=2)).code == "requests_per_minute"
+    assert refused(admission, with_key(3, tokens_per_minute=50)).code == "tokens_per_minute"
+    assert refused(admission, with_key(3, spend_per_day=9)).status == 402
+    assert refused(admission, with_key(3, spend_per_day=29)).status == 429  # 20 more are promised
+    for ticket in tickets:
+        ticket.release(Usage(5, 0))
+    enter(admission, with_key(4, concurrency=1, tokens_per_minute=30, spend_per_day=10))
+
+
+def test_who_has_left_the_queue_has_no_place_in_it(clock: Clock) -> None:
+    admission = Admission(1, 4, clock=clock)
+    enter(admission, caller("a"))
+    waiting = enter(admission, caller("b"))
+    assert waiting.position == 1
+    waiting.release()
+    assert (waiting.position, waiting.estimated_wait) == (0, 0.0)
+
+
 def test_requests_per_minute_slide(clock: Clock) -> None:
     admission = Admission(8, 8, clock=clock)
     who = caller(requests_per_minute=2)
