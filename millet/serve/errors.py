@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from millet.errors import BadRequest, MilletError, OutOfMemory, PromptTooLong, UnknownModel
+from millet.errors import BadRequest, MilletError, OutOfMemory, PromptTooLong, UnknownModel, UnsupportedModel
 
 TYPES = {
     400: "invalid_request_error",
@@ -91,7 +91,7 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(400, str(error), param="messages", code="context_length_exceeded")
         case UnknownModel():
             return ApiError(404, str(error), param="model", code="model_not_found")
-        case BadRequest():
+        case BadRequest() | UnsupportedModel():
             return ApiError(422, str(error))
         case OutOfMemory():
             return ApiError(503, str(error), code="insufficient_system_resource", retry_after=30)

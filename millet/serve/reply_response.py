@@ -20,6 +20,8 @@ from millet.serve.errors import ApiError, as_api_error
 from millet.serve.service import Answer
 from millet.serve.wire import Wire
 
+STALLED = 120.0  # seconds for which a client may take nothing; then what was kept for it is given up
+
 ErrorBody = Callable[[ApiError], dict[str, Any]]
 
 
@@ -133,7 +135,8 @@ class ReplyResponse(Response):
 
     @staticmethod
     async def _send(send: Send, text: str, *, more: bool = True) -> None:
-        await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": more})
+        async with asyncio.timeout(STALLED):
+            await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": more})
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -87,6 +87,8 @@ class Service:
         if self._closing:
             raise _closing()
         name, prepared = await self.prepare(request)
+        if self._closing:  # meanwhile
+            raise _closing()
         samples = request.options.get("n") or 1
         ticket = self.admission.enter(
             caller, prompt_tokens=prepared.prompt_tokens, max_tokens=prepared.max_tokens, samples=samples
@@ -150,6 +152,9 @@ class Answer:
     async def batches(self, silence: float) -> AsyncGenerator[list[Event] | None, None]:
         """Whatever events have come since the last batch; first an empty batch when its turn has come. None after
         `silence` seconds without anything. Raises what broke the reply. Closing it cancels the rest."""
+        if self._aborted is not None:  # before it began
+            self.close()
+            raise self._aborted
         self._pump = pump = asyncio.create_task(self._run())
         pump.add_done_callback(lambda _: self._flag.set())
         told = False

@@ -13,7 +13,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 
-from millet.errors import BadRequest, PromptTooLong
+from millet.errors import BadRequest, PromptTooLong, UnsupportedModel
 from millet.reasoning.reply import Event
 from millet.serve.caller import Limits
 from millet.serve.config import ServeConfig
@@ -201,6 +201,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
     [
         (PromptTooLong("the messages are 9000 tokens; shorten them"), 400),
         (BadRequest("no"), 422),
+        (UnsupportedModel("base has no chat template; use a chat model"), 422),
         (ApiError(503, "not yet", retry_after=7), 503),
         (RuntimeError("a secret of the prompt"), 500),
     ],
