@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from millet.reasoning.reply import Event, Reply
 from millet.serve.errors import ApiError, as_api_error
+from millet.serve.refusals import refusal
 from millet.serve.service import Answer
 from millet.serve.wire import Wire
 
 STALLED = 120.0  # seconds for which a client may take nothing; then what was kept for it is given up
 
-ErrorBody = Callable[[ApiError], dict[str, Any]]
-
 
 class ReplyResponse(Response):
-    """silence: seconds without a byte after which a sign of life is sent. error_body: the wire format's errors."""
+    """silence: seconds without a byte after which a sign of life is sent."""
 
     def __init__(
         self,
@@ -35,20 +32,18 @@ class ReplyResponse(Response):
         *,
         stream: bool,
         silence: float,
-        error_body: ErrorBody = lambda error: error.body,
     ) -> None:
         super().__init__(media_type="text/event-stream" if stream else "application/json")
         self.answer = answer
         self._wire = wire
         self._stream = stream
         self._silence = silence
-        self._error_body = error_body
         self._started = False
-        self._request_id = ""
+        self._scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         write = self._write_stream if self._stream else self._write_whole
-        self._request_id = scope["state"]["request_id"]
+        self._scope = scope
         writer = asyncio.create_task(write(send))
         listener = asyncio.create_task(_disconnected(receive))
         try:
@@ -92,8 +87,9 @@ class ReplyResponse(Response):
     async def _refuse(self, send: Send, error: ApiError) -> None:
         self.headers["Content-Type"] = "application/json"
         self.headers.update(error.headers)
-        await self._start(send, error.status)
-        await self._send(send, json.dumps(self._error_body(error), ensure_ascii=False), more=False)
+        status, body = refusal(self._scope, error)
+        await self._start(send, status)
+        await self._send(send, json.dumps(body, ensure_ascii=False), more=False)
 
     async def _write_whole(self, send: Send) -> None:
         events: list[Event] = []
@@ -119,7 +115,7 @@ class ReplyResponse(Response):
             raise error  # the client's connection, not the reply
         told = as_api_error(error)
         if told.status == 500:
-            self.answer.log_exception(error, self._request_id)
+            self.answer.log_exception(error, self._scope["state"]["request_id"])
         return told
 
     async def _start(self, send: Send, status: int = 200) -> None:

@@ -235,6 +235,15 @@ def test_a_reply_that_breaks_before_its_first_token_has_its_status() -> None:
         assert client.get("/api/usage").json() == []  # and costs nothing
 
 
+def test_a_message_that_breaks_before_its_first_token_has_anthropics_status() -> None:
+    with serving(FakeBackend([ApiError(503, "the upstream is away", retry_after=5)])) as client:
+        for stream in (True, False):
+            response = client.post("/v1/messages", json=ASK | {"stream": stream, "max_tokens": 9})
+            assert response.status_code == 529
+            assert response.json()["error"]["type"] == "overloaded_error"
+            assert response.json()["request_id"] == response.headers["request-id"]
+
+
 def test_silence_is_filled_with_signs_of_life() -> None:
     script = [0.3, *spoken()]
     with serving(FakeBackend(script)) as client:

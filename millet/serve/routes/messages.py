@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from millet.serve.anthropic import CountTokensBody, MessagesBody, error_body
+from millet.serve.anthropic import CountTokensBody, MessagesBody
 from millet.serve.anthropic_wire import MessagesWire
 from millet.serve.caller import Caller
 from millet.serve.dependencies import get_caller
@@ -25,7 +25,7 @@ async def messages(body: MessagesBody, request: Request, caller: WhoAsks, servic
     """A reply to a conversation, whole or, with `stream`, as it comes."""
     answer = await service.open(caller, body.to_chat())
     wire = MessagesWire(body.model, answer.prepared.prompt_tokens)
-    return respond(request, answer, wire, stream=bool(body.stream), error_body=error_body)
+    return respond(request, answer, wire, stream=bool(body.stream))
 
 
 @router.post("/v1/messages/count_tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from millet.serve.reply_response import ErrorBody, ReplyResponse
+from millet.serve.reply_response import ReplyResponse
 from millet.serve.service import Answer, Service
 from millet.serve.wire import Wire
 
@@ -15,11 +15,8 @@ async def get_service(request: Request) -> Service:
     return service
 
 
-def respond(
-    request: Request, answer: Answer, wire: Wire, *, stream: bool, error_body: ErrorBody | None = None
-) -> Response:
+def respond(request: Request, answer: Answer, wire: Wire, *, stream: bool) -> Response:
     """The answer on its way to the client."""
     request.state.answer = answer
     silence = request.app.state.config.keep_alive
-    body = error_body or (lambda error: error.body)
-    return ReplyResponse(answer, wire, stream=stream, silence=silence, error_body=body)
+    return ReplyResponse(answer, wire, stream=stream, silence=silence)
