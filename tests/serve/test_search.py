@@ -1,5 +1,6 @@
 """Search of history: words, also Chinese ones of two characters, in one's own messages alone; on both databases."""
 
+import itertools
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millet.serve.store import Store
+from millet.serve.store.search import parts
 from millet.serve.store.words import phrases, split_words
 
 ME = "local"
@@ -175,6 +177,16 @@ def test_the_snippet_of_a_long_repetitive_text(store: Store, talk: str) -> None:
     say(store, talk, "a" * 1_000_000)
     (hit,) = store.search(ME, "a" * 199 + "b" + "c" * 700)
     assert hit.snippet == "a" * 160 + "…"
+
+
+@pytest.mark.parametrize("word", ["a", "\U00020000" * 64])
+def test_no_entry_is_too_large_for_postgresql(word: str) -> None:
+    words = [f"{number:07}{word}" for number in range(40_000)]
+    found = list(parts(words))
+    assert all(sum(len(word.encode()) + 8 for word in part) < 2**20 and len(part) < 16_383 for part in found)
+    assert found[0][0] == words[0]
+    assert found[-1][-1] == words[-1]
+    assert all(before[-64:] == after[:64] for before, after in itertools.pairwise(found))
 
 
 def test_every_character_begins_a_word() -> None:

@@ -5,6 +5,8 @@ A text is one entry or several: PostgreSQL counts positions to 16,383 and keeps 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import sqlalchemy as sa
 
 from millet.serve.store.database import Database
@@ -13,6 +15,7 @@ from millet.serve.store.schema import conversations, messages, search_entries
 from millet.serve.store.words import phrases, split_words
 
 ENTRY = 16_000  # words of one entry
+BYTES = 900_000  # of one entry, with eight for the place of each word
 OVERLAP = 64  # words that are in two entries, so that a phrase is whole in one of them
 LONGEST_QUERY = 200
 SNIPPET = 160
@@ -65,9 +68,7 @@ def index_again(connection: sa.Connection, conversation: str, message: str | Non
 
 def index_text(connection: sa.Connection, conversation: str, message: str | None, text: str) -> None:
     """Let the message, or where it is None the title, be found. Not found before."""
-    words = split_words(text)
-    for start in range(0, len(words), ENTRY - OVERLAP):
-        part = words[start : start + ENTRY]
+    for part in parts(split_words(text)):
         insert = search_entries.insert().values(conversation=conversation, message=message)
         number = connection.execute(insert.returning(search_entries.c.number)).scalar_one()
         if connection.dialect.name == "sqlite":
@@ -79,6 +80,19 @@ def index_text(connection: sa.Connection, conversation: str, message: str | None
             sa.text(f"INSERT INTO search_words (rowid, words) VALUES (:number, {value})"),
             {"number": number, "words": written},
         )
+
+
+def parts(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    """What goes into one entry each."""
+    start = end = 0
+    while end < len(words):
+        size = 0
+        end = start
+        while end < min(len(words), start + ENTRY) and size < BYTES:
+            size += len(words[end].encode()) + 8
+            end += 1
+        yield words[start:end]
+        start = end - OVERLAP
 
 
 # Words are letters and digits alone, so quotes around them are all that the two languages need.
