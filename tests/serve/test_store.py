@@ -17,6 +17,7 @@ from millet.serve.errors import ApiError
 from millet.serve.store import Message, Store, StoreError
 from millet.serve.store.database import Database
 from millet.serve.store.schema import metadata
+from millet.serve.store.search import index_again
 from millet.serve.store.store import KEPT
 
 ME = "local"
@@ -366,3 +367,30 @@ def test_a_database_that_fails_for_a_while_loses_nothing(store: Store, monkeypat
     while (found := store.conversations.path(ME, reply.id)[-1]).status == "streaming":
         time.sleep(0.02)
     assert (found.status, found.content) == ("complete", "kept")
+
+
+def test_a_reply_that_cannot_be_written_holds_back_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = begin(store), begin(store)
+    monkeypatch.setattr("millet.serve.store.replies.HELD", 0.3)
+    broken = True
+
+    def refuse(connection: sa.Connection, conversation: str, message: str, text: str) -> None:
+        if broken and message == bad.id:
+            raise ValueError(text)
+        index_again(connection, conversation, message, text)
+
+    monkeypatch.setattr("millet.serve.store.replies.index_again", refuse)
+    with store.database.write():  # SQLite's writer has to wait, so that both are in one batch
+        store.replies.append(bad.id, content="a secret")
+        failed = store.replies.finish(bad.id, "complete")
+        written = store.replies.finish(good.id, "complete")
+    written.result(10)
+    assert isinstance(failed.exception(10), ValueError)
+    assert bad.id in caplog.text
+    assert "secret" not in caplog.text
+    broken = False
+    while (found := store.conversations.path(ME, bad.id)[-1]).status == "streaming":
+        time.sleep(0.02)
+    assert found.content == "a secret"

@@ -2,7 +2,7 @@
 
 Tokens are gathered in memory, and a thread writes all replies that grew in one transaction, at most every half second:
 a process that is killed loses less than the last second. Each write holds the whole text, so that one whose outcome is
-unknown can be repeated.
+unknown can be repeated. A reply that the database refuses holds back none but itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from millet.reasoning.reply import ToolCall, Usage
 from millet.serve.store.database import Database
@@ -26,6 +25,7 @@ from millet.serve.store.schema import conversations, messages
 from millet.serve.store.search import index_again
 
 INTERVAL = 0.5  # seconds between writes of a growing reply
+HELD = 10.0  # seconds until a reply that the database refused is tried again
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class ReplyWriter:
         self._replies: dict[str, _Reply] = {}
         self._grown: set[str] = set()  # since they were last written
         self._ended: set[str] = set()  # of those: somebody waits for the end to be on disk
+        self._held: dict[str, float] = {}  # those that the database refused: when each is tried again
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="millet-replies", daemon=True)
@@ -80,8 +81,8 @@ class ReplyWriter:
         tool_calls: tuple[ToolCall, ...] = (),
         thought_seconds: float = 0.0,
     ) -> Future[None]:
-        """The reply's end. The future is done when all of the reply is on disk. Where it holds the database's error,
-        writing is tried again, as long as the process lives."""
+        """The reply's end. The future is done when all of the reply is on disk. Where it holds an error, writing is
+        tried again, as long as the process lives."""
         end = {
             "status": status,
             "finish_reason": finish_reason,
@@ -96,6 +97,7 @@ class ReplyWriter:
                 reply.end = end
                 self._grown.add(message)
                 self._ended.add(message)
+                self._held.pop(message, None)
                 self._changed.notify()
             return reply.done
 
@@ -118,34 +120,63 @@ class ReplyWriter:
                 closing = self._closing
                 if closing or time.monotonic() >= due:
                     due = time.monotonic() + INTERVAL
-                    chosen = set(self._grown)
+                    now = time.monotonic()
+                    chosen = {each for each in self._grown if closing or self._held.get(each, now) <= now} | self._ended
                 else:
                     chosen = set(self._ended)
                 batch = {message: self._replies[message].row() for message in chosen}
                 self._grown -= chosen
                 self._ended.clear()
-            try:
-                with self._database.write() as connection:
-                    _write(connection, batch)
-            except SQLAlchemyError as error:
-                log.error("replies could not be written (%s); trying again", type(error).__name__)
-                self._failed(batch, error)
-            else:
-                self._written(batch)
+            if batch:
+                self._write(batch)
             if closing:
                 return
+
+    def _write(self, batch: Mapping[str, dict[str, Any]]) -> None:
+        """All at once, or each alone where that fails. Raises nothing: the thread must live on."""
+        try:
+            self._commit(batch)
+        except Exception as error:
+            if self._can_write():
+                for message, row in batch.items():
+                    self._write_alone(message, row)
+            else:
+                log.error("replies could not be written (%s); trying again", type(error).__name__)
+                self._failed(batch, error)
+
+    def _write_alone(self, message: str, row: dict[str, Any]) -> None:
+        try:
+            self._commit({message: row})
+        except Exception as error:
+            log.error("reply %s could not be written (%s); trying again", message, type(error).__name__)
+            self._failed({message: row}, error, held=HELD)
+
+    def _commit(self, batch: Mapping[str, dict[str, Any]]) -> None:
+        with self._database.write() as connection:
+            _write(connection, batch)
+        self._written(batch)
+
+    def _can_write(self) -> bool:
+        """Whether the database takes anything now; else no reply is to blame."""
+        try:
+            with self._database.write():
+                return True
+        except Exception:
+            return False
 
     def _written(self, batch: Mapping[str, dict[str, Any]]) -> None:
         with self._changed:
             for message, row in batch.items():
+                self._held.pop(message, None)
                 if row["status"] != "streaming":
                     reply = self._replies.pop(message)
                     if not reply.done.done():
                         reply.done.set_result(None)
 
-    def _failed(self, batch: Mapping[str, dict[str, Any]], error: SQLAlchemyError) -> None:
+    def _failed(self, batch: Mapping[str, dict[str, Any]], error: Exception, held: float = 0.0) -> None:
         with self._changed:
             self._grown.update(batch)
+            self._held.update(dict.fromkeys(batch, time.monotonic() + held))
             for message, row in batch.items():
                 done = self._replies[message].done
                 if row["status"] != "streaming" and not done.done():
