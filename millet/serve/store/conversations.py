@@ -6,6 +6,7 @@ Whatever is another account's is answered like what does not exist: ApiError 404
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -18,9 +19,12 @@ from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
 from millet.serve.store.records import Conversation, Message, MessageRole, Page, Tree, clean, new_id
 from millet.serve.store.schema import conversations, messages
-from millet.serve.store.search import index_again, index_text
+from millet.serve.store.search import index_again, index_text, index_words, parts
+from millet.serve.store.words import split_words
 
 TITLE = 200  # characters
+CHUNK = 500  # messages of an import that are written in one transaction
+IMPORTS = 2  # at once
 _CONVERSATION = [conversations.c[f.name] for f in fields(Conversation)]
 _MESSAGE = [messages.c[f.name] for f in fields(Message)]
 
@@ -31,6 +35,7 @@ class Conversations:
     def __init__(self, database: Database, owner: int) -> None:
         self._database = database
         self._owner = owner
+        self._imports = threading.BoundedSemaphore(IMPORTS)
 
     def create(self, account: str, title: str = "") -> Conversation:
         """Without a title it takes the beginning of the first thing that is said."""
@@ -149,25 +154,40 @@ class Conversations:
 
     def add_tree(self, account: str, title: str, nodes: Sequence[Message]) -> Conversation:
         """A conversation that came from elsewhere, parents before their children. Ids become new ones, since the old
-        may be here already."""
+        may be here already. Raises ApiError 503 while as many come as may at once."""
+        if not self._imports.acquire(blocking=False):  # who waits would keep a thread that others need
+            raise ApiError(503, "other conversations are being imported; try again soon", code="busy", retry_after=5)
+        try:
+            return self._add_tree(account, title, nodes)
+        finally:
+            self._imports.release()
+
+    def _add_tree(self, account: str, title: str, nodes: Sequence[Message]) -> Conversation:
         now = time.time()
         conversation = Conversation(new_id(), _title(title), now, now)
         ids = {node.id: new_id() for node in nodes}
+        rows = [
+            _row(node)
+            | {
+                "id": ids[node.id],
+                "conversation": conversation.id,
+                "parent": None if node.parent is None else ids[node.parent],
+            }
+            for node in nodes
+        ]
+        # Replies that stream meanwhile are to be written too: so transactions are short, and words are split outside of
+        # them. Until the last one the conversation is a deleted one, which is what a process that dies leaves behind.
         with self._database.write() as connection:
-            connection.execute(conversations.insert().values(account=account, **asdict(conversation)))
+            connection.execute(conversations.insert().values(account=account, **asdict(conversation), deleted=now))
             index_text(connection, conversation.id, None, conversation.title)
-            rows = [
-                _row(node)
-                | {
-                    "id": ids[node.id],
-                    "conversation": conversation.id,
-                    "parent": None if node.parent is None else ids[node.parent],
-                }
-                for node in nodes
-            ]
-            for row in rows:
-                connection.execute(messages.insert(), row)
-                index_text(connection, conversation.id, row["id"], row["content"])
+        for start in range(0, len(rows), CHUNK):
+            some = rows[start : start + CHUNK]
+            entries = [(row["id"], part) for row in some for part in parts(split_words(row["content"]))]
+            with self._database.write() as connection:
+                connection.execute(messages.insert(), some)
+                index_words(connection, conversation.id, entries)
+        with self._database.write() as connection:
+            _update(connection, conversation.id, deleted=None)
         return conversation
 
 

@@ -68,18 +68,31 @@ def index_again(connection: sa.Connection, conversation: str, message: str | Non
 
 def index_text(connection: sa.Connection, conversation: str, message: str | None, text: str) -> None:
     """Let the message, or where it is None the title, be found. Not found before."""
-    for part in parts(split_words(text)):
-        insert = search_entries.insert().values(conversation=conversation, message=message)
-        number = connection.execute(insert.returning(search_entries.c.number)).scalar_one()
-        if connection.dialect.name == "sqlite":
-            value, written = ":words", " ".join(part)
-        else:
-            value = "CAST(:words AS tsvector)"
-            written = " ".join(f"'{word}':{position}" for position, word in enumerate(part, 1))
-        connection.execute(
-            sa.text(f"INSERT INTO search_words (rowid, words) VALUES (:number, {value})"),
-            {"number": number, "words": written},
-        )
+    index_words(connection, conversation, [(message, part) for part in parts(split_words(text))])
+
+
+def index_words(
+    connection: sa.Connection, conversation: str, entries: Sequence[tuple[str | None, Sequence[str]]]
+) -> None:
+    """Let messages be found by these words: a message, or None for the title, and what `parts` gave of its text."""
+    if not entries:
+        return
+    insert = search_entries.insert().returning(search_entries.c.number, sort_by_parameter_order=True)
+    rows = [{"conversation": conversation, "message": message} for message, _ in entries]
+    numbers = connection.execute(insert, rows).scalars().all()
+    sqlite = connection.dialect.name == "sqlite"
+    value = ":words" if sqlite else "CAST(:words AS tsvector)"
+    connection.execute(
+        sa.text(f"INSERT INTO search_words (rowid, words) VALUES (:number, {value})"),
+        [
+            {"number": number, "words": " ".join(part) if sqlite else _tsvector(part)}
+            for number, (_, part) in zip(numbers, entries, strict=True)
+        ],
+    )
+
+
+def _tsvector(words: Sequence[str]) -> str:
+    return " ".join(f"'{word}':{position}" for position, word in enumerate(words, 1))
 
 
 def parts(words: Sequence[str]) -> Iterator[Sequence[str]]:
