@@ -72,8 +72,6 @@ def serve(
         "quantize": parse_quantize(quantize) or settings.quantize,
     }
     settings = replace(settings, **given)
-    if len(set(settings.models)) < len(settings.models):
-        raise BadRequest("the same model is named twice; name each once")
     check_address(settings)
     with listen(settings) as listener:
         _run(replace(settings, port=listener.getsockname()[1]), listener, browser)
@@ -128,12 +126,17 @@ def _announce(url: str, models: Sequence[str], link: str | None, browser: bool |
 def _backends(settings: ServeConfig) -> Mapping[str, Backend]:
     from millet.serve.embedded import Embedded, served_name
 
-    backends: dict[str, Backend] = {
-        served_name(name): Embedded(name, quantize=settings.quantize, slots=settings.slots) for name in settings.models
-    }
+    backends: dict[str, Backend] = {}
+    for source in settings.models:
+        name = served_name(source)
+        if name in backends:
+            raise BadRequest(f"two models would be called {name}; rename one, or serve one")
+        backends[name] = Embedded(source, quantize=settings.quantize, slots=settings.slots)
     for name, upstream in settings.upstreams.items():
         from millet.serve.upstream import Upstream
 
+        if name in backends:
+            raise BadRequest(f"a model and an upstream are both called {name}; rename the upstream")
         backends[name] = Upstream(name, upstream)
     return backends
 

@@ -173,14 +173,9 @@ def _scopes(caller: Caller) -> dict[tuple[str, str | None], Limits]:
     return {(caller.account, caller.key): caller.limits, (caller.account, None): caller.of_account}
 
 
-def _nothing(caller: Caller) -> Spending:
-    return Spending()
-
-
 class Admission:
     """slots: most sequences computed at once; a request with n samples takes n. capacity: requests that may wait.
-    spending: what a caller has spent; asked in the event loop, once for each request that costs something, so it must
-    be quick. Record what a reply cost before its release. utc: seconds since 1970. share: of the queue's places, for
+    Record what a reply cost before its release. utc: seconds since 1970. share: of the queue's places, for
     one account.
 
     A key's limits are counted under the key, and its account's under all keys together. Requests and tokens per minute
@@ -194,14 +189,12 @@ class Admission:
         prices: Prices | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
-        spending: Callable[[Caller], Spending] = _nothing,
         utc: Callable[[], float] = time.time,
         share: float = SHARE,
     ) -> None:
         self.queue: FairQueue[Turn] = FairQueue(slots, capacity)
         self._clock = clock
         self._prices = prices or Prices()
-        self._spending = spending
         self._utc = utc
         self._places = max(1, round(capacity * share))
         self._tickets: set[Ticket] = set()
@@ -229,8 +222,31 @@ class Admission:
         """How often a slot comes free while all are busy."""
         return self.seconds_per_reply / self.queue.slots
 
-    def enter(self, caller: Caller, *, prompt_tokens: int, max_tokens: int, samples: int = 1) -> Ticket:
-        """A place, running or waiting. prompt_tokens may be an estimate; max_tokens is each sample's.
+    def check(self, caller: Caller) -> None:
+        """What can be refused before a request costs any work: ApiError 429 and 503, as from `enter`."""
+        now = self._clock()
+        for whose, limits in _scopes(caller).items():
+            self._check_rates(limits, self._used.setdefault(whose, LastMinute()), now, Usage())
+        if self.queue.waiting >= self.queue.capacity and not self.queue.free:
+            raise self._full()
+
+    def count(self, caller: Caller) -> None:
+        """A request that is answered without the engine counts among those of the minute. Raises as `check`."""
+        self.check(caller)
+        for whose in _scopes(caller):
+            self._used[whose].requests.reserve(self._clock(), 1)
+
+    def enter(
+        self,
+        caller: Caller,
+        *,
+        prompt_tokens: int,
+        max_tokens: int,
+        samples: int = 1,
+        spending: Spending = Spending(),
+    ) -> Ticket:
+        """A place, running or waiting. prompt_tokens may be an estimate; max_tokens is each sample's. spending: of the
+        caller so far.
 
         Raises ApiError: 429 for the caller's own limits, 413 where the request alone is over its tokens per minute,
         402 when the money is used up, 422 for more samples than there are slots, 503 when the queue is full.
@@ -246,14 +262,13 @@ class Admission:
         for used, limits in scopes:
             self._check_rates(limits, used, now, worst)
         if cost:
-            self._check_money(caller)
+            self._check_money(caller, spending)
         if self.queue.waiting or samples > self.queue.free:
             self._check_share(caller.account)
         try:
             entry = self.queue.join(caller.account, Turn(now), input=prompt_tokens, width=samples)
         except QueueFull:
-            message = "as many requests wait as the server takes; try again soon"
-            raise ApiError(503, message, code="queue_full", retry_after=self.seconds_per_start) from None
+            raise self._full() from None
         reserved = []
         for used, _ in scopes:
             used.under_way += 1
@@ -263,6 +278,10 @@ class Admission:
         self._tickets.add(ticket)
         self._advance()
         return ticket
+
+    def _full(self) -> ApiError:
+        message = "as many requests wait as the server takes; try again soon"
+        return ApiError(503, message, code="queue_full", retry_after=self.seconds_per_start)
 
     def _check_rates(self, limits: Limits, used: LastMinute, now: float, worst: Usage) -> None:
         tokens = worst.prompt_tokens + worst.completion_tokens
@@ -289,9 +308,8 @@ class Admission:
             message = f"the limit of {limit} {unit} a minute is reached; try again in {ceil(wait)} seconds"
             raise ApiError(429, message, code=f"{unit}_per_minute", retry_after=wait)
 
-    def _check_money(self, caller: Caller) -> None:
+    def _check_money(self, caller: Caller, spending: Spending) -> None:
         """What replies under way may cost at worst is counted as well, so that they cannot overdraw together."""
-        spending = self._spending(caller)
         under_way = [ticket for ticket in self._tickets if ticket.caller.account == caller.account]
         of_account = sum(ticket.cost for ticket in under_way)
         if spending.balance is not None:

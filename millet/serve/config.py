@@ -28,6 +28,11 @@ class Prices:
     output: float = 0.0
     currency: Literal["CNY", "USD"] = "USD"
 
+    @property
+    def any(self) -> bool:
+        """Something costs something."""
+        return bool(self.input or self.cached_input or self.output)
+
     def cost(self, usage: Usage) -> float:
         fresh = usage.prompt_tokens - usage.cached_tokens
         spent = fresh * self.input + usage.cached_tokens * self.cached_input + usage.completion_tokens * self.output

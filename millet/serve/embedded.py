@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from millet.errors import MilletError, PromptTooLong
 from millet.reasoning.reply import Event
@@ -97,8 +97,9 @@ class Embedded:
         if not self._longest:
             tokenizer = assistant.model.tokenizer
             self._longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
-        texts = [request.prompt, request.suffix, *(message.get("content") for message in request.messages)]
-        size = sum(len(text) for text in texts if isinstance(text, str))  # a character is a byte or more
+        options = request.options
+        parts = [request.prompt, request.suffix, request.messages, options.get("tools"), options.get("schema")]
+        size = _characters(parts)  # a character is a byte or more
         context = assistant.engine.context_length
         if size > context * self._longest:
             raise PromptTooLong(
@@ -114,6 +115,15 @@ class Embedded:
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._assistant is not None:
             self._assistant.engine.close()
+
+
+def _characters(value: Any) -> int:
+    """Of all text in a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
 
 
 class EmbeddedReply:

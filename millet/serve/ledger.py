@@ -6,6 +6,8 @@ import logging
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from anyio import to_thread
+
 from millet.reasoning.reply import Usage
 from millet.serve.accounts import Accounts
 from millet.serve.admission import Spending
@@ -39,18 +41,21 @@ class Ledger:
 
         self._writer.submit(self._store.usage.record, caller, model, usage, cost).add_done_callback(written)
 
-    def spending(self, caller: Caller) -> Spending:
-        """As `Admission` wants it: of today and what is left, with what is not written yet."""
-        if self._accounts is None:
+    async def spending(self, caller: Caller) -> Spending:
+        """As `Admission` wants it: of today and what is left, with what is not written yet. What is written meanwhile
+        counts twice for a moment, which refuses too much rather than too little."""
+        if self._accounts is None or not self._prices.any:
             return Spending()
         unwritten = sum(cost for (account, _), cost in self._unwritten.items() if account == caller.account)
-        of_account = self._accounts.spent_today(caller.account) + unwritten
-        of_key = of_account
-        if caller.key is not None:
-            of_key = self._accounts.spent_today(caller.account, caller.key)
-            of_key += self._unwritten.get((caller.account, caller.key), 0.0)
-        balance = self._accounts.balance(caller.account)
-        return Spending(of_key, None if balance is None else balance - unwritten, of_account)
+        of_key = unwritten if caller.key is None else self._unwritten.get((caller.account, caller.key), 0.0)
+        return await to_thread.run_sync(self._read, self._accounts, caller, unwritten, of_key)
+
+    @staticmethod
+    def _read(accounts: Accounts, caller: Caller, unwritten: float, of_key: float) -> Spending:
+        of_account = accounts.spent_today(caller.account)
+        today = of_account if caller.key is None else accounts.spent_today(caller.account, caller.key)
+        balance = accounts.balance(caller.account)
+        return Spending(today + of_key, None if balance is None else balance - unwritten, of_account + unwritten)
 
     def close(self) -> None:
         """Write what there is."""

@@ -29,10 +29,16 @@ def open_parts(
     stack.callback(ledger.close)
     # One person's programs may fill the queue; of several people none may.
     share = SHARE if accounts is not None else 1.0
-    admission = Admission(config.slots, config.queue, config.prices, spending=ledger.spending, share=share)
+    admission = Admission(config.slots, config.queue, config.prices, share=share)
     state.metrics.watch(waiting=lambda: admission.waiting, running=lambda: admission.running)
     state.service = Service(
-        backends, admission, state.metrics, state.log, on_usage=ledger.record, max_tokens=config.max_tokens
+        backends,
+        admission,
+        state.metrics,
+        state.log,
+        spending=ledger.spending,
+        on_usage=ledger.record,
+        max_tokens=config.max_tokens,
     )
     state.live = LiveReplies(store)
     for name, backend in backends.items():

@@ -17,7 +17,7 @@ from millet.reasoning.reply import Event, Reply
 from millet.serve.errors import ApiError, as_api_error
 from millet.serve.refusals import refusal
 from millet.serve.service import Answer
-from millet.serve.wire import Wire
+from millet.serve.wire import Wire, merged
 
 STALLED = 120.0  # seconds for which a client may take nothing; then what was kept for it is given up
 
@@ -69,7 +69,7 @@ class ReplyResponse(Response):
                     if batch == []:
                         beginning = wire.begin()
                         continue
-                    text = wire.keep_alive() if batch is None else "".join(map(wire.event, batch))
+                    text = wire.keep_alive() if batch is None else "".join(map(wire.event, merged(batch)))
                     if text:
                         await self._start(send)
                         await self._send(send, beginning + text)
@@ -111,8 +111,6 @@ class ReplyResponse(Response):
         await self._send(send, json.dumps(body, ensure_ascii=False), more=False)
 
     def _told(self, error: Exception) -> ApiError:
-        if isinstance(error, OSError):
-            raise error  # the client's connection, not the reply
         told = as_api_error(error)
         if told.status == 500:
             self.answer.log_exception(error, self._scope["state"]["request_id"])

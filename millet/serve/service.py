@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Literal, cast
 
 from millet.reasoning.assistant import Options
 from millet.reasoning.reply import Event, Usage
-from millet.serve.admission import Admission, Ticket
+from millet.serve.admission import Admission, Spending, Ticket
 from millet.serve.caller import Caller
 from millet.serve.chat import Backend, ChatRequest, Prepared
 from millet.serve.errors import ApiError
@@ -28,11 +28,13 @@ SUFFIXES = {"-chat": "off", "-reasoner": "on"}
 STOPPING = "server_stopping"
 
 OnUsage = Callable[[Caller, str, Usage], None]
+OfCaller = Callable[[Caller], Awaitable[Spending]]
 
 
 class Service:
-    """backends: by model name, the default first. on_usage: told of what every reply used, also of those that broke
-    off; called in the event loop. max_tokens: of a reply whose request does not say."""
+    """backends: by model name, the default first. spending: what a caller has spent so far. on_usage: told of what
+    every reply used, also of those that broke off; called in the event loop. max_tokens: of a reply whose request does
+    not say."""
 
     def __init__(
         self,
@@ -41,13 +43,15 @@ class Service:
         metrics: Metrics,
         log: RequestLog,
         *,
-        on_usage: OnUsage | None = None,
+        spending: OfCaller,
+        on_usage: OnUsage,
         max_tokens: int = 2048,
     ) -> None:
         self.backends = dict(backends)
         self.admission = admission
         self.metrics = metrics
         self.log = log
+        self._spending = spending
         self._on_usage = on_usage
         self._max_tokens = max_tokens
         self.answers: set[Answer] = set()
@@ -75,27 +79,39 @@ class Service:
         name, think = names[model]
         return name, "off" if think == "off" else "on"
 
-    async def prepare(self, request: ChatRequest) -> tuple[str, Prepared]:
-        """The model's name and the checked request. Raises MilletError; costs no engine time."""
-        name, think = self.resolve(request.model)
-        defaults = {"max_tokens": self._max_tokens} | ({} if request.prompt is not None else {"think": think})
-        options = cast(Options, {**defaults, **request.options})
-        return name, await self.backends[name].prepare(replace(request, model=name, options=options))
+    async def count_tokens(self, caller: Caller, request: ChatRequest) -> int:
+        """Of the prompt. Counts as a request. Raises MilletError."""
+        self.admission.count(caller)
+        _, prepared = await self._prepare(request)
+        return prepared.prompt_tokens
 
     async def open(self, caller: Caller, request: ChatRequest) -> Answer:
         """Check and admit a request. Raises MilletError; after that, the answer is under way."""
         if self._closing:
             raise _closing()
-        name, prepared = await self.prepare(request)
+        self.admission.check(caller)
+        name, prepared = await self._prepare(request)
+        spending = await self._spending(caller)
         if self._closing:  # meanwhile
             raise _closing()
         samples = request.options.get("n") or 1
         ticket = self.admission.enter(
-            caller, prompt_tokens=prepared.prompt_tokens, max_tokens=prepared.max_tokens, samples=samples
+            caller,
+            prompt_tokens=prepared.prompt_tokens,
+            max_tokens=prepared.max_tokens,
+            samples=samples,
+            spending=spending,
         )
         answer = Answer(self, caller, name, prepared, ticket)
         self.answers.add(answer)
         return answer
+
+    async def _prepare(self, request: ChatRequest) -> tuple[str, Prepared]:
+        """The model's name and the checked request. Raises MilletError; costs no engine time."""
+        name, think = self.resolve(request.model)
+        defaults = {"max_tokens": self._max_tokens} | ({} if request.prompt is not None else {"think": think})
+        options = cast(Options, {**defaults, **request.options})
+        return name, await self.backends[name].prepare(replace(request, model=name, options=options))
 
     def close(self) -> None:
         """Break off what is under way, so that every stream ends with its reason; nothing new is begun."""
@@ -116,7 +132,7 @@ class Service:
         if waited is not None:
             self.metrics.waited(waited)
             self.metrics.reply(answer.model, answer.usage, answer.age - waited)
-        if self._on_usage is not None and answer.usage.prompt_tokens:
+        if answer.usage.prompt_tokens:
             self._on_usage(answer.caller, answer.model, answer.usage)
 
 

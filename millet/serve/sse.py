@@ -9,9 +9,13 @@ from typing import Any
 LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # kept: this runs for each token
+
+
 def to_json(value: Any) -> str:
     """Compact, on one line by everyone's reckoning."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(LINE_BREAKS)
+    text = _encode(value)
+    return text if text.isascii() else text.translate(LINE_BREAKS)
 
 
 def sse(data: dict[str, Any]) -> str:

@@ -36,4 +36,26 @@ class Wire(Protocol):
         ...
 
 
+def merged(events: Sequence[Event]) -> list[Event]:
+    """Texts of one kind and sample that came together, as one: a client that lags gets fewer and longer pieces."""
+    pieces: list[list[Event]] = []
+    for event in events:
+        last = pieces[-1][0] if pieces else None
+        if last and event.kind in ("reasoning", "content") and (last.kind, last.index) == (event.kind, event.index):
+            pieces[-1].append(event)
+        else:
+            pieces.append([event])
+    return [piece[0] if len(piece) == 1 else _joined(piece) for piece in pieces]
+
+
+def _joined(events: Sequence[Event]) -> Event:
+    return Event(
+        events[0].kind,
+        "".join(event.text for event in events),
+        tuple(token for event in events for token in event.token_ids),
+        events[0].index,
+        logprobs=tuple(entry for event in events for entry in event.logprobs),
+    )
+
+
 KEEP_ALIVE = ": keep-alive\n\n"

@@ -78,6 +78,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         (["--config", "none.toml"], "does not exist"),
         (["--quantize", "q3"], "q8"),
         (["--database", "mysql://x"], "sqlite"),
+        (["--model", "smollm2-135m", "--model", "smollm2-135m"], "two models would be called smollm2-135m"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, words: list[str], told: str) -> None:

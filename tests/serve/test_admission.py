@@ -32,14 +32,31 @@ def caller(account: str = "a", key: str | None = None, **limits: float) -> Calle
     return Caller(account, key=key, limits=Limits(**limits))  # type: ignore[arg-type]
 
 
-def enter(admission: Admission, who: Caller, prompt: int = 10, most: int = 10, samples: int = 1) -> Ticket:
-    return admission.enter(who, prompt_tokens=prompt, max_tokens=most, samples=samples)
+NOTHING = Spending()
 
 
-def refused(admission: Admission, who: Caller, prompt: int = 10, most: int = 10, samples: int = 1) -> ApiError:
+def enter(
+    admission: Admission,
+    who: Caller,
+    prompt: int = 10,
+    most: int = 10,
+    samples: int = 1,
+    spent: Spending = NOTHING,
+) -> Ticket:
+    return admission.enter(who, prompt_tokens=prompt, max_tokens=most, samples=samples, spending=spent)
+
+
+def refused(
+    admission: Admission,
+    who: Caller,
+    prompt: int = 10,
+    most: int = 10,
+    samples: int = 1,
+    spent: Spending = NOTHING,
+) -> ApiError:
     before = admission.waiting, admission.running
     with pytest.raises(ApiError) as caught:
-        enter(admission, who, prompt, most, samples)
+        enter(admission, who, prompt, most, samples, spent)
     assert (admission.waiting, admission.running) == before
     return caught.value
 
@@ -152,17 +169,17 @@ def test_concurrency_is_the_keys_own(clock: Clock) -> None:
 
 def test_more_keys_are_not_more_of_the_accounts_limits(clock: Clock) -> None:
     spent = Spending(today=1.0, of_account=9.0)
-    admission = Admission(8, 8, PRICES, clock, spending=lambda who: spent, utc=lambda: 0.0)
+    admission = Admission(8, 8, PRICES, clock, utc=lambda: 0.0)
 
     def with_key(number: int, **limits: float) -> Caller:
         return Caller("a", key=f"k{number}", of_account=Limits(**limits))  # type: ignore[arg-type]
 
-    tickets = [enter(admission, with_key(number, concurrency=2, spend_per_day=100)) for number in range(2)]
+    tickets = [enter(admission, with_key(number, concurrency=2, spend_per_day=100), spent=spent) for number in range(2)]
     assert refused(admission, with_key(2, concurrency=2)).code == "concurrency"
     assert refused(admission, caller("a", concurrency=2)).code == "concurrency"  # a browser session
     assert refused(admission, with_key(3, requests_per_minute=2)).code == "requests_per_minute"
     assert refused(admission, with_key(3, tokens_per_minute=50)).code == "tokens_per_minute"
-    assert refused(admission, with_key(3, spend_per_day=9)).status == 402
+    assert refused(admission, with_key(3, spend_per_day=9), spent=spent).status == 402
     assert refused(admission, with_key(3, spend_per_day=29)).status == 429  # 20 more are promised
     for ticket in tickets:
         ticket.release(Usage(5, 0))
@@ -254,34 +271,41 @@ PRICES = Prices(input=1_000_000, output=1_000_000)  # one for each token
 
 
 def test_money(clock: Clock) -> None:
-    spent = {"today": 0.0, "balance": 100.0}
-    admission = Admission(
-        8,
-        8,
-        PRICES,
-        clock,
-        spending=lambda who: Spending(spent["today"], spent["balance"]),
-        utc=lambda: 86_400 * 3 + 400,
-    )
+    spent = Spending(0.0, 100.0)
+    admission = Admission(8, 8, PRICES, clock, utc=lambda: 86_400 * 3 + 400)
     who = caller(spend_per_day=60)
-    first = enter(admission, who, prompt=10, most=50)
-    error = refused(admission, who)  # it may use up the day
+    first = enter(admission, who, prompt=10, most=50, spent=spent)
+    error = refused(admission, who, spent=spent)  # it may use up the day
     assert (error.status, error.code, error.retry_after) == (429, "spend_per_day", FIRST_GUESS)
-    other = enter(admission, caller(key="k"), prompt=20, most=20)  # another key of the account: 60 of 100 are promised
-    error = refused(admission, caller(key="k"))
+    # Another key of the account: 60 of 100 are promised.
+    other = enter(admission, caller(key="k"), prompt=20, most=20, spent=spent)
+    error = refused(admission, caller(key="k"), spent=spent)
     assert (error.status, error.code) == (429, "balance")
     first.release(Usage(10, 0))
     other.release(Usage(20, 0))
-    spent.update(today=60.0, balance=40.0)
-    error = refused(admission, who)
+    error = refused(admission, who, spent=Spending(60.0, 40.0))
     assert (error.status, error.code, error.retry_after) == (402, "spend_per_day", 86_000.0)
-    spent.update(today=0.0, balance=0.0)
-    error = refused(admission, who)
+    error = refused(admission, who, spent=Spending(0.0, 0.0))
     assert (error.status, error.code) == (402, "balance")
 
 
 def test_what_costs_nothing_needs_no_balance(clock: Clock) -> None:
-    enter(Admission(1, 1, clock=clock, spending=lambda who: Spending(5.0, 0.0)), caller(spend_per_day=1))
+    enter(Admission(1, 1, clock=clock), caller(spend_per_day=1), spent=Spending(5.0, 0.0))
+
+
+def test_what_is_refused_before_any_work(clock: Clock) -> None:
+    admission = Admission(1, 1, clock=clock)
+    admission.count(caller(requests_per_minute=1))
+    with pytest.raises(ApiError) as caught:
+        admission.check(caller(requests_per_minute=1))
+    assert caught.value.code == "requests_per_minute"
+    running, waiting = enter(admission, caller("b")), enter(admission, caller("c"))
+    with pytest.raises(ApiError) as caught:
+        admission.check(caller("d"))
+    assert (caught.value.status, caught.value.code) == (503, "queue_full")
+    waiting.release()
+    admission.check(caller("d"))
+    running.release()
 
 
 def test_a_full_queue_and_an_accounts_share_of_it(clock: Clock) -> None:

@@ -82,7 +82,7 @@ def test_a_text_that_cannot_fit_is_not_even_tokenized(backend: Embedded, monkeyp
     monkeypatch.setattr(Tokenizer, "encode", None)
     monkeypatch.setattr(Tokenizer, "encode_plain", None)
     for request in (ask("x" * 1_000_000), ChatRequest("toy", prompt="x" * 1_000_000)):
-        with pytest.raises(PromptTooLong, match="1000000 characters"):
+        with pytest.raises(PromptTooLong, match=r"10000\d\d characters"):
             asyncio.run(backend.prepare(request))
 
 

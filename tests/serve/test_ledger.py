@@ -1,5 +1,7 @@
 """What replies cost is counted at once, and not forgotten where it cannot be written."""
 
+import asyncio
+
 import pytest
 import sqlalchemy as sa
 
@@ -16,9 +18,9 @@ PRICES = Prices(output=1_000_000.0)
 def test_a_cost_counts_before_and_after_it_is_written(store: Store) -> None:
     ledger = Ledger(store, Accounts(store), PRICES)
     ledger.record(LOCAL, "m", Usage(completion_tokens=3))
-    assert ledger.spending(LOCAL).today >= 3.0
+    assert asyncio.run(ledger.spending(LOCAL)).today >= 3.0
     ledger.close()
-    assert ledger.spending(LOCAL).today == store.usage.spent_today("local") == 3.0
+    assert asyncio.run(ledger.spending(LOCAL)).today == store.usage.spent_today("local") == 3.0
 
 
 def test_what_cannot_be_written_counts_all_the_same_and_is_told(
@@ -31,5 +33,5 @@ def test_what_cannot_be_written_counts_all_the_same_and_is_told(
     monkeypatch.setattr(store.usage, "record", broken)
     ledger.record(LOCAL, "m", Usage(completion_tokens=3))
     ledger.close()
-    assert ledger.spending(LOCAL).today == 3.0
+    assert asyncio.run(ledger.spending(LOCAL)).today == 3.0
     assert "usage could not be written" in caplog.text

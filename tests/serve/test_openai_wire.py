@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from millet.reasoning.reply import Event, Reply, TokenLogprob, ToolCall, Usage
 from millet.serve.errors import ApiError
 from millet.serve.openai_wire import ChatWire, finish_reason
+from millet.serve.wire import merged
 from tests.serve.fakes import finish, spoken
 
 USAGE = (
@@ -154,3 +155,23 @@ def test_text_that_looks_like_line_breaks_stays_on_one_line() -> None:
     assert line.splitlines()[0].startswith("data: ")
     assert len(line.splitlines()) == 2
     assert json.loads(line.removeprefix("data: "))["choices"][0]["delta"]["content"] == "a\u2028b\u0085c\r\nd"
+
+
+def test_texts_that_came_together_go_together() -> None:
+    first, second = TokenLogprob(1, -1.0), TokenLogprob(2, -2.0)
+    events = [
+        Event("content", "a", (1,), logprobs=(first,)),
+        Event("content", "b", (2,), logprobs=(second,)),
+        Event("content", "c", (3,), index=1),
+        Event("reasoning", "d", (4,), index=1),
+        Event("reasoning", "e", (5, 6), index=1),
+        finish(index=1),
+        finish(index=0),
+    ]
+    assert merged(events) == [
+        Event("content", "ab", (1, 2), logprobs=(first, second)),
+        Event("content", "c", (3,), index=1),
+        Event("reasoning", "de", (4, 5, 6), index=1),
+        finish(index=1),
+        finish(index=0),
+    ]

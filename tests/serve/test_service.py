@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from millet.serve.admission import Admission
-from millet.serve.caller import LOCAL
+from millet.serve.admission import Admission, Spending
+from millet.serve.caller import LOCAL, Caller
 from millet.serve.chat import ChatRequest
 from millet.serve.errors import ApiError
 from millet.serve.logs import RequestLog
@@ -27,7 +27,17 @@ class Slow(FakeBackend):
 
 
 def service_of(backend: FakeBackend) -> Service:
-    return Service({"m": backend}, Admission(2, 4), Metrics({"m"}, ()), RequestLog({"m"}))
+    async def spending(caller: Caller) -> Spending:
+        return Spending()
+
+    return Service(
+        {"m": backend},
+        Admission(2, 4),
+        Metrics({"m"}, ()),
+        RequestLog({"m"}),
+        spending=spending,
+        on_usage=lambda caller, model, usage: None,
+    )
 
 
 @pytest.mark.asyncio

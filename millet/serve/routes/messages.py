@@ -31,5 +31,4 @@ async def messages(body: MessagesBody, request: Request, caller: WhoAsks, servic
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(body: CountTokensBody, caller: WhoAsks, service: Serving) -> dict[str, Any]:
     """How many tokens the prompt of such a request has."""
-    _, prepared = await service.prepare(body.to_chat())
-    return {"input_tokens": prepared.prompt_tokens}
+    return {"input_tokens": await service.count_tokens(caller, body.to_chat())}
