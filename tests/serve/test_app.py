@@ -18,6 +18,7 @@ from millet.reasoning.reply import Event
 from millet.serve.caller import Limits
 from millet.serve.config import ServeConfig
 from millet.serve.errors import ApiError
+from millet.serve.store.database import Database
 from tests.serve.fakes import FakeBackend, finish, running, spoken
 
 CONFIG = ServeConfig(port=0, keep_alive=0.05)
@@ -337,6 +338,23 @@ def test_a_model_that_is_not_there_yet() -> None:
         response = client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["reason"] == "m is still being loaded"
+
+
+def test_a_database_that_is_down(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    hanging = threading.Event()
+    with serving(FakeBackend()) as client:
+        monkeypatch.setattr(Database, "why_not", lambda self: "no host db.example")
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "database" in response.json()["reason"]
+        assert "example" not in response.text
+        assert "no host db.example" in caplog.text
+        monkeypatch.setattr("millet.serve.routes.health.PATIENCE", 0.1)
+        monkeypatch.setattr(Database, "why_not", lambda self: hanging.wait(10))
+        assert client.get("/readyz").status_code == 503
+        hanging.set()
+        monkeypatch.undo()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
 
 
 def test_limits_hold_in_one_person_mode_too() -> None:

@@ -20,6 +20,7 @@ from millet.serve.store.schema import metadata
 from millet.serve.store.search import index_again
 from millet.serve.store.store import KEPT
 from millet.serve.store.words import split_words
+from tests.serve import postgresql
 
 ME = "local"
 ODD = "nul \0, half a pair \ud83d, 'quotes\" \\ % ; -- 🌾 中文"
@@ -128,6 +129,35 @@ def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
         connection.execute(sa.text("UPDATE accounts SET name = 'changed'"))
         with store.database.read() as reader:
             assert reader.execute(sa.text("SELECT name FROM accounts")).scalar() == "local"
+
+
+def test_who_gets_no_connection_is_told_to_come_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"KEPT_CONNECTIONS": 1, "CONNECTIONS": 2, "POOL_TIMEOUT": 0.05}.items():
+        monkeypatch.setattr(f"millet.serve.store.database.{name}", value)
+    database = Database.open(database_url)
+    with database.read(), database.read():
+        assert database.why_not() == "the database is busy; try again soon"
+        with pytest.raises(ApiError) as caught, database.read():
+            pass
+    assert (caught.value.status, caught.value.retry_after) == (503, 5)
+    assert database.why_not() is None
+    database.close()
+
+
+def test_a_database_that_is_gone_is_told_in_one_line(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "millet.db"
+    database = Database.open(f"sqlite:///{path}")
+    database.close()
+    path.write_text("something else" * 1000)
+    assert database.why_not() == "file is not a database"
+    database.close()
+    with postgresql.database(request.getfixturevalue("postgresql_server")) as url:
+        database = Database.open(url)
+    reason = database.why_not()
+    assert reason is not None
+    assert "does not exist" in reason or "connection" in reason
+    assert "\n" not in reason
+    database.close()
 
 
 # Conversations

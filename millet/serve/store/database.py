@@ -18,10 +18,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from millet.errors import MilletError
+from millet.serve.errors import ApiError
 
 BUSY = 30  # seconds that SQLite waits for another process that writes
+KEPT_CONNECTIONS = 8  # also while none is needed
+CONNECTIONS = 56  # at most: more than there are threads that may want one at once
+POOL_TIMEOUT = 5.0  # seconds that a thread waits for a connection where all are in use
 MIGRATION_LOCK = 0x6D696C6C6574  # "millet": the key of PostgreSQL's advisory lock
 
 
@@ -63,14 +68,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state of everything."""
-        with self.engine.connect() as connection:
+        """A transaction that sees one state of everything. Raises ApiError 503 where all connections are in use."""
+        with self._connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that is on disk when the block ends, or has not happened where it raises."""
-        with self._turn, self.engine.connect() as connection:
+        """A transaction that is on disk when the block ends, or has not happened where it raises. Raises as `read`
+        does."""
+        with self._turn, self._connect() as connection:
             connection.execution_options(millet_writes=True)
             with connection.begin():
                 yield connection
@@ -82,10 +88,18 @@ class Database:
                 connection.execute(sa.text("SELECT 1"))
         except DatabaseError as error:
             return _first_line(error)
+        except ApiError as error:
+            return str(error)
         return None
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _connect(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except PoolTimeout as error:
+            raise ApiError(503, "the database is busy; try again soon", code="busy", retry_after=5) from error
 
     def _migrate(self) -> None:
         """Two processes that start at once take turns: SQLite's write transaction and PostgreSQL's lock see to it."""
@@ -107,13 +121,18 @@ class Database:
 
 def _connectable(url: str) -> sa.Engine:
     # Errors name the statement alone: its parameters are what people wrote, and errors are logged.
-    common: dict[str, Any] = {"pool_size": 8, "hide_parameters": True}
+    common: dict[str, Any] = {
+        "pool_size": KEPT_CONNECTIONS,
+        "max_overflow": CONNECTIONS - KEPT_CONNECTIONS,
+        "pool_timeout": POOL_TIMEOUT,
+        "hide_parameters": True,
+    }
     try:
         parsed = sa.make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.drivername == "postgresql+psycopg":
-            return sa.create_engine(parsed, **common, max_overflow=16, pool_pre_ping=True)
+            return sa.create_engine(parsed, **common, pool_pre_ping=True)
         if parsed.drivername != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise StoreError(
                 "the database's URL must be sqlite:///path/to/file or postgresql://user:password@host/name; correct it"
@@ -121,7 +140,7 @@ def _connectable(url: str) -> sa.Engine:
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StoreError("the database's URL cannot be read; write sqlite:///path or postgresql://host/name") from error
     _create_private(Path(parsed.database))
-    engine = sa.create_engine(parsed, **common, max_overflow=32)
+    engine = sa.create_engine(parsed, **common)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
