@@ -13,6 +13,7 @@ from millet.serve.admission import SHARE, Admission
 from millet.serve.chat import Backend
 from millet.serve.config import ServeConfig
 from millet.serve.embedded import Embedded
+from millet.serve.housekeeping import keep_house
 from millet.serve.ledger import Ledger
 from millet.serve.live import LiveReplies
 from millet.serve.service import Service
@@ -48,6 +49,7 @@ def open_parts(
     stack.push_async_callback(state.live.close)
     loading = asyncio.create_task(_load(backends, state.on_failure))
     stack.callback(loading.cancel)
+    stack.callback(asyncio.create_task(keep_house(store)).cancel)
 
 
 async def _load(backends: Mapping[str, Backend], on_failure: Callable[[MilletError], None] | None) -> None:

@@ -238,6 +238,54 @@ def test_opening_removes_what_was_deleted_long_ago(database_url: str) -> None:
             store.conversations.restore(ME, old)
 
 
+def test_a_sweep_removes_what_is_over_while_the_server_runs(store: Store, stranger: str) -> None:
+    old = store.conversations.create(ME, "old").id
+    store.conversations.delete(ME, old)
+    now = time.time()
+    reply = begin(store)
+    with store.database.write() as connection:
+        tables = metadata.tables
+        connection.execute(
+            tables["conversations"].update().values(deleted=now - KEPT - 1).where(sa.text("title='old'"))
+        )
+        connection.execute(tables["messages"].update().values(owner=12345).where(tables["messages"].c.id == reply.id))
+        for name, expires in (("over", now - 1), ("open", now + 60)):
+            session = {"token_hash": name, "account": stranger, "csrf": "", "created": 0, "last_seen": 0}
+            connection.execute(tables["sessions"].insert().values(**session, expires=expires))
+            invitation = {"id": name, "token_hash": name, "role": "member", "created": 0}
+            connection.execute(tables["invitations"].insert().values(**invitation, expires=expires))
+    if store.database.is_sqlite:
+        path = store.database.path
+        path.with_name(f"{path.name}-owner-abc").touch()
+    store.sweep()
+    with pytest.raises(ApiError):
+        store.conversations.restore(ME, old)
+    assert store.conversations.path(ME, reply.id)[-1].status == "interrupted"
+    with store.database.read() as connection:
+        for name in ("sessions", "invitations"):
+            assert connection.execute(sa.select(metadata.tables[name].c.token_hash)).scalars().all() == ["open"]
+    if store.database.is_sqlite:
+        assert len(list(store.database.path.parent.glob("*-owner-*"))) == 1  # its own
+
+
+def test_a_process_whose_lock_was_lost_takes_it_again(database_url: str) -> None:
+    with Store.open(database_url) as store, Store.open(database_url) as other:
+        reply = begin(store)
+        if not store.database.is_sqlite:
+            with other.database.write() as connection:
+                ended = (
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks JOIN pg_database ON oid = database "
+                    "WHERE locktype = 'advisory' AND datname = current_database() AND pid <> :mine"
+                )
+                mine = other._ownership._connection
+                assert mine is not None
+                pid = mine.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+                assert connection.execute(sa.text(ended), {"mine": pid}).scalars().all() == [True]
+        store.sweep()
+        other.sweep()
+        assert other.conversations.path(ME, reply.id)[-1].status == "streaming"
+
+
 def test_a_deep_conversation_is_followed_and_purged(store: Store) -> None:
     talk = store.conversations
     nodes = [Message(str(n), "", str(n - 1) if n else None, "user", f"m{n}") for n in range(1050)]

@@ -84,8 +84,12 @@ class Conversations:
 
     def purge(self, before: float) -> None:
         """Remove for good what was deleted before that time."""
-        with self._database.write() as connection:
-            connection.execute(conversations.delete().where(conversations.c.deleted < before))
+        overdue = conversations.c.deleted < before
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(conversations.c.id).where(overdue)).scalars().all()
+        for conversation in found:  # each alone: what streams meanwhile is to be written too
+            with self._database.write() as connection:
+                connection.execute(conversations.delete().where(conversations.c.id == conversation, overdue))
 
     def tree(self, account: str, conversation: str) -> Tree:
         query = sa.select(*_MESSAGE).where(messages.c.conversation == conversation).order_by(messages.c.number)

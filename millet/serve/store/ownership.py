@@ -7,11 +7,13 @@ back when the process is gone, however it went; so who gets another's lock knows
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from millet.serve.store.database import Database
 
@@ -25,11 +27,26 @@ class Ownership:
         self._file: int | None = None
         self._connection: sa.Connection | None = None
         if database.is_sqlite:
-            self._file = os.open(self._path(self.number), os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file = self._lock_file()
         else:
-            self._connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._connection.execute(sa.select(sa.func.pg_advisory_lock(self.number)))
+            self._connection = self._lock_number()
+
+    def renew(self) -> None:
+        """Take the lock again where PostgreSQL has lost the connection that held it."""
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute(sa.select(1))
+        except DBAPIError:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = self._lock_number()
+
+    def remove_files(self) -> None:
+        """Those of SQLite's dead processes, also of such as left no reply."""
+        if self._file is not None:
+            for path in self._database.path.parent.glob(f"{glob.escape(self._database.path.name)}-owner-*"):
+                self.is_gone(int(path.name.rpartition("-")[2], 16))
 
     def is_gone(self, number: int) -> bool:
         """Whether the process with this number has ended."""
@@ -57,6 +74,20 @@ class Ownership:
         if self._connection is not None:
             self._connection.invalidate()  # the lock ends with the connection, also where PostgreSQL does not answer
             self._connection.close()
+
+    def _lock_file(self) -> int:
+        path = self._path(self.number)
+        while True:
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists():
+                return file
+            os.close(file)  # another process took it for a dead one's before it was locked
+
+    def _lock_number(self) -> sa.Connection:
+        connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sa.select(sa.func.pg_advisory_lock(self.number)))
+        return connection
 
     def _path(self, number: int) -> Path:
         path = self._database.path

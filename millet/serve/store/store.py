@@ -9,6 +9,7 @@ from millet.serve.store.database import Database
 from millet.serve.store.ownership import Ownership
 from millet.serve.store.records import Hit
 from millet.serve.store.replies import ReplyWriter, mark_interrupted
+from millet.serve.store.schema import invitations, sessions
 from millet.serve.store.search import search
 from millet.serve.store.usage import UsageLog
 
@@ -30,9 +31,20 @@ class Store:
         """sqlite:///path or postgresql://user:password@host/name; brought to the newest schema. Replies that a dead
         process left half written are marked as interrupted. Raises StoreError."""
         store = cls(Database.open(url))
-        mark_interrupted(store.database, store._ownership)
-        store.conversations.purge(time.time() - KEPT)
+        store.sweep()
         return store
+
+    def sweep(self) -> None:
+        """Remove what is over: conversations deleted long ago, sessions and invitations past their time. End what dead
+        processes left half written. To be called again and again while the process lives."""
+        now = time.time()
+        self._ownership.renew()
+        mark_interrupted(self.database, self._ownership)
+        self._ownership.remove_files()
+        self.conversations.purge(now - KEPT)
+        with self.database.write() as connection:
+            connection.execute(sessions.delete().where(sessions.c.expires < now))
+            connection.execute(invitations.delete().where(invitations.c.expires < now))
 
     def search(self, account: str, text: str, limit: int = 20) -> list[Hit]:
         """The account's messages and titles that have all words of the text, newest first."""
