@@ -6,6 +6,7 @@ A reply belongs to its conversation and not to a connection: whoever loses the c
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from millet.serve.wire import KEEP_ALIVE
 
 KEPT = 60.0  # seconds that an ended reply stays in memory, for clients that come back
 SILENCE = 2.0  # seconds after which a client is told its place in the queue, or that the server lives
+WATCHERS = 64  # connections of one account that follow replies, besides those that began them
 
 
 class LiveReplies:
@@ -31,6 +33,7 @@ class LiveReplies:
         self._store = store
         self._replies: dict[str, LiveReply] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: Counter[str] = Counter()
 
     def start(self, message: Message, account: str, answer: Answer) -> LiveReply:
         """Run the answer to its end, whoever watches."""
@@ -48,6 +51,28 @@ class LiveReplies:
         if reply is None or reply.account != account:
             raise ApiError(404, "no such reply is under way; load the conversation again", code="reply_not_found")
         return reply
+
+    def check_watchers(self, account: str) -> None:
+        """Raises ApiError 429 where the account follows as many replies as it may."""
+        if self._watchers[account] >= WATCHERS:
+            raise ApiError(
+                429,
+                f"{WATCHERS} connections of this account follow replies, which is the limit; close one",
+                code="watchers",
+                retry_after=SILENCE,
+            )
+
+    async def follow(self, reply: LiveReply, after: int) -> AsyncGenerator[str, None]:
+        """`watch`, counted."""
+        self._watchers[reply.account] += 1
+        try:
+            async with aclosing(reply.watch(after)) as texts:
+                async for text in texts:
+                    yield text
+        finally:
+            self._watchers[reply.account] -= 1
+            if not self._watchers[reply.account]:
+                del self._watchers[reply.account]
 
     async def close(self) -> None:
         """End what is under way; the store has what there is of it."""
@@ -71,6 +96,7 @@ class LiveReply:
         self._answer = answer
         self._store = store
         self._changed = asyncio.Event()
+        self._sign = KEEP_ALIVE  # what is told where there is nothing new
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
         self._calls: list[ToolCall] = []
@@ -91,6 +117,8 @@ class LiveReply:
                     for event in batch or ():
                         end = event if event.kind == "finish" else end
                         self._take(event)
+                    if not batch:
+                        self._sign = self._waiting()  # once for all who watch
                     self._tell()
         except asyncio.CancelledError:
             self._stopped = True
@@ -106,17 +134,14 @@ class LiveReply:
     async def watch(self, after: int = 0) -> AsyncGenerator[str, None]:
         """Server-sent events behind number `after`, to the end, with the place in the queue while it waits."""
         while True:
-            changed = self._changed
-            if after < len(self.events):
-                yield "".join(self.events[after:])
-                after = len(self.events)
+            while after < (end := len(self.events)):
+                text, after = "".join(self.events[after:end]), end
+                yield text  # and meanwhile there may be more
             if self.done:
                 return
-            try:
-                async with asyncio.timeout(SILENCE):
-                    await changed.wait()
-            except TimeoutError:
-                yield self._waiting()
+            await self._changed.wait()
+            if after >= len(self.events):
+                yield self._sign
 
     def _waiting(self) -> str:
         ticket = self._answer.ticket

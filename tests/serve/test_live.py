@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx2
+import pytest
 
 from millet.reasoning.reply import Event
+from millet.serve.live import LiveReply
+from millet.serve.service import Answer
+from millet.serve.store import Message, Store
 from tests.serve.fakes import FakeBackend, finish, running, spoken
 from tests.serve.test_app import CONFIG, wait_until
 
@@ -126,6 +131,61 @@ def test_who_waits_is_told_the_place_in_the_queue(monkeypatch: Any) -> None:
     assert waiting
     assert waiting[0]["position"] == 1
     assert told[-1]["status"] == "complete"
+
+
+def test_a_place_in_the_queue_is_looked_up_once_for_all_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def waiting(self: LiveReply) -> str:
+        nonlocal asked
+        asked += 1
+        return f"data: {json.dumps({'kind': 'waiting', 'position': asked})}\n\n"
+
+    monkeypatch.setattr("millet.serve.live.SILENCE", 0.1)
+    monkeypatch.setattr(LiveReply, "_waiting", waiting)
+    with conversing(FakeBackend([1.0, *spoken()])) as (client, conversation), ThreadPoolExecutor(8) as pool:
+        url = f"/api/conversations/{conversation}/replies"
+        with client.stream("POST", url, json={"content": "a"}) as response:
+            message = json.loads(next(response.iter_lines()).removeprefix("data: "))["message"]
+            told = pool.map(lambda _: events(client.get(f"/api/replies/{message}/events").text), range(8))
+    signs = [event["position"] for watcher in told for event in watcher if event["kind"] == "waiting"]
+    assert len(signs) > asked
+    assert set(signs) <= set(range(1, asked + 1))
+
+
+def test_an_account_follows_so_many_replies_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millet.serve.live.WATCHERS", 2)
+    monkeypatch.setattr("millet.serve.live.SILENCE", 0.1)
+    with conversing(FakeBackend([Event("content", "It ", (2,)), 60.0, finish()])) as (client, conversation):
+        url = f"/api/conversations/{conversation}/replies"
+        with client.stream("POST", url, json={"content": "a"}) as response, ExitStack() as watching:
+            message = json.loads(next(response.iter_lines()).removeprefix("data: "))["message"]
+            follow = f"/api/replies/{message}/events"
+            streams = [watching.enter_context(client.stream("GET", follow)).iter_lines() for _ in range(2)]
+            for lines in streams:
+                while "content" not in next(lines):
+                    pass
+            refused = client.get(follow)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "watchers")
+            watching.close()  # who goes away makes room
+
+            def admitted() -> bool:
+                with client.stream("GET", follow) as again:
+                    return again.status_code == 200
+
+            wait_until(admitted)
+            client.post(f"/api/replies/{message}/stop")
+
+
+@pytest.mark.asyncio
+async def test_a_slow_client_misses_nothing() -> None:
+    reply = LiveReply(cast(Message, None), "me", cast(Answer, None), cast(Store, None))
+    reply.events = ["1"]
+    watching = reply.watch()
+    told = [await anext(watching)]
+    reply.events += ["2", "3"]  # while it takes the first
+    reply.done = True
+    assert told + [text async for text in watching] == ["1", "23"]
 
 
 def test_mistakes_cost_nothing() -> None:

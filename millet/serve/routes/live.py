@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, Literal, cast
 
 from anyio import to_thread
@@ -75,15 +76,19 @@ async def create_reply(
         answer.close()
         raise
     request.state.answer = answer
-    return _follow(live.start(message, caller.account, answer), asked=asked)
+    reply = live.start(message, caller.account, answer)
+    return _stream(reply, reply.watch(), asked)
 
 
 @router.get("/replies/{message}/events")
 async def follow_reply(
     message: str, caller: WhoAsks, live: Live, after: Annotated[int, Query(ge=0)] = 0
 ) -> StreamingResponse:
-    """The rest of a reply under way, behind the event of that number; 404 when it ended a while ago."""
-    return _follow(live.get(caller.account, message), after)
+    """The rest of a reply under way, behind the event of that number; 404 when it ended a while ago, 429 when the
+    account follows too many."""
+    reply = live.get(caller.account, message)
+    live.check_watchers(caller.account)
+    return _stream(reply, live.follow(reply, after))
 
 
 @router.post("/replies/{message}/stop", status_code=204)
@@ -130,14 +135,15 @@ def _begin(store: Store, account: str, conversation: str, body: NewReply, model:
     return asked, store.conversations.begin_reply(account, parent, model)
 
 
-def _follow(reply: LiveReply, after: int = 0, asked: Message | None = None) -> StreamingResponse:
+def _stream(reply: LiveReply, texts: AsyncGenerator[str, None], asked: Message | None = None) -> StreamingResponse:
     async def events() -> AsyncGenerator[str, None]:
         begin = {"kind": "begin", "message": reply.message.id, "model": reply.message.model}
         if asked is not None:
             begin["question"] = asked.id
         yield f"data: {to_json(begin)}\n\n"
-        async for text in reply.watch(after):
-            yield text
+        async with aclosing(texts):
+            async for text in texts:
+                yield text
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
