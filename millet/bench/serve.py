@@ -27,6 +27,7 @@ from millet.bench.load import Exchange, drive, percentile, post, told
 from millet.bench.server_process import ServerProcess
 from millet.bench.worker import Worker
 from millet.kernels.cpu import read_cpu
+from millet.serve.embedded import served_name
 
 MAX_TOKENS = 128
 REQUESTS = {1: 4, 8: 3}
@@ -172,8 +173,9 @@ def _in_process(worker: Worker, scripts: Sequence[Sequence[Request]], tally: Tal
 
 
 def _served(server: ServerProcess, model: str, scripts: Sequence[Sequence[Request]], tally: Tally) -> None:
+    name = served_name(model)
     requests = [
-        [post({"model": model, "messages": one["messages"], "stream": True, **one["options"]}) for one in script]
+        [post({"model": name, "messages": one["messages"], "stream": True, **one["options"]}) for one in script]
         for script in scripts
     ]
     exchanges, seconds, cpu, client_cpu = asyncio.run(_driven(server, requests))

@@ -15,7 +15,7 @@ from millet.models.tokenizer import Tokenizer
 from millet.reasoning.assistant import Assistant, Options
 from millet.reasoning.reply import Event
 from millet.serve.chat import ChatRequest
-from millet.serve.embedded import Embedded
+from millet.serve.embedded import Embedded, News
 from millet.serve.errors import ApiError
 from tests.reasoning.toys import toy_model
 
@@ -59,6 +59,21 @@ def test_many_streams_at_once_each_get_their_own(backend: Embedded) -> None:
         return [["".join(e.text for e in events if e.index == i) for i in range(2)] for events in replies]
 
     assert texts(asyncio.run(together())) == texts(asyncio.run(alone()))
+
+
+def test_the_first_token_comes_at_once_and_the_rest_together(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(News, "PACE", 0.5)
+
+    async def arrivals() -> list[float]:
+        prepared = await backend.prepare(ask(max_tokens=20))
+        began = asyncio.get_running_loop().time()
+        return [asyncio.get_running_loop().time() - began async for _ in prepared.stream()]
+
+    times = asyncio.run(arrivals())
+    assert times[0] < 0.4 < times[-1]
+    assert len({round(at, 1) for at in times}) <= 3
 
 
 def test_closing_a_stream_frees_the_engine(backend: Embedded) -> None:

@@ -150,7 +150,13 @@ def test_a_schema_and_a_beginning(client: anthropic.Anthropic, backend: FakeBack
 
 def test_tokens_are_counted_and_models_listed(client: anthropic.Anthropic) -> None:
     assert client.messages.count_tokens(model="m", messages=ASK).input_tokens == 10
-    assert [model.id for model in client.models.list()] == ["m", "m-chat", "m-reasoner", "deepseek-chat", "deepseek-reasoner"]
+    assert [model.id for model in client.models.list()] == [
+        "m",
+        "m-chat",
+        "m-reasoner",
+        "deepseek-chat",
+        "deepseek-reasoner",
+    ]
     assert client.models.retrieve("m").id == "m"
 
 
