@@ -60,6 +60,8 @@ class Generation:
     def __init__(self, engine: Engine, sequences: list[Sequence], on_news: Callable[[], None] | None = None) -> None:
         self.sequences = sequences
         self.cancelled = False
+        self.ended = False
+        """A sample has ended, or the engine has broken; the last chunks may still have to be taken."""
         self._engine = engine
         self._on_news = on_news
         self._open = len(sequences)
@@ -117,6 +119,7 @@ class Generation:
         if start == end and not sequence.done:
             return False
         self._reported[sequence.index] = end
+        self.ended |= sequence.done
         self._chunks.put(
             Chunk(
                 sequence.index,
@@ -129,6 +132,7 @@ class Generation:
         return True
 
     def _fail(self, error: BaseException) -> None:
+        self.ended = True
         self._chunks.put(error)
 
     def _announce(self) -> None:

@@ -66,6 +66,11 @@ class Run:
         self._finished = 0
         self._generation = prepared.engine.submit(prepared.prompt, prepared.sampling, self._states, on_news)
 
+    @property
+    def ended(self) -> bool:
+        """A sample has ended, or the engine has broken: what is left to poll is the last of it."""
+        return self._generation.ended
+
     def poll(self) -> list[Event]:
         """What is ready, without waiting; a sample's events are in order, and its last is the finish.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from millet.serve.errors import ApiError
 if TYPE_CHECKING:
     from millet.models.packing import Quantize
     from millet.reasoning.assistant import Assistant, Prepared
+    from millet.reasoning.run import Run
 
 READING = 2  # threads that render and tokenize prompts: work that must not hold up the event loop
 
@@ -138,7 +139,15 @@ class EmbeddedReply:
 
     async def stream(self) -> AsyncGenerator[Event, None]:
         flag = asyncio.Event()
-        run = self._prepared.start(self._news.teller(flag))
+        run: Run | None = None
+        told = False
+
+        def on_news() -> None:
+            nonlocal told
+            self._news.tell(flag, at_once=not told or (run is not None and run.ended))
+            told = True
+
+        run = self._prepared.start(on_news)
         self._news.begin()
         try:
             while not run.done:
@@ -155,8 +164,9 @@ class EmbeddedReply:
 class News:
     """Carries news from the engine's thread into the event loop.
 
-    The first of a stream at once, the rest at a pace: each waking of the loop takes a core from the engine, whose steps
-    are quicker than anybody reads. With one stream a piece every 13 ms, with 32 one every 0.1 s, of what came by then.
+    The first and the last of a stream at once, the rest at a pace: each waking of the loop takes a core from the
+    engine, whose steps are quicker than anybody reads. With one stream a piece every 13 ms, with 32 one every 0.1 s, of
+    what came by then.
     """
 
     PACE = 0.01  # seconds between wakings
@@ -177,20 +187,13 @@ class News:
     def end(self) -> None:
         self._streams -= 1
 
-    def teller(self, flag: asyncio.Event) -> Callable[[], None]:
-        """For the engine's thread to call when there is something for the stream that waits for the flag."""
-        told = False
-
-        def tell() -> None:
-            nonlocal told
-            if told:
-                self._flags.append(flag)
-                return
-            told = True
-            with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
-                self.loop.call_soon_threadsafe(flag.set)
-
-        return tell
+    def tell(self, flag: asyncio.Event, *, at_once: bool) -> None:
+        """From any thread: set the flag, in the loop."""
+        if not at_once:
+            self._flags.append(flag)
+            return
+        with suppress(RuntimeError):  # the loop has ended, and nobody listens any more
+            self.loop.call_soon_threadsafe(flag.set)
 
     def _wait(self) -> None:
         pace = self.PACE + self.PACE_PER_STREAM * self._streams
