@@ -98,7 +98,8 @@ class Connection(asyncio.Protocol):
         if not self._first and buffer.count(EVENT) > 1:  # the first event says only that the reply has begun
             self._first = time.perf_counter()
         if len(buffer) >= len(OK) and not buffer.startswith(OK):
-            self._fail(buffer.decode("utf-8", "replace").splitlines()[-1])
+            if buffer.endswith(b"}"):  # of the error, whose body may come after its head
+                self._fail(buffer.decode("utf-8", "replace").splitlines()[-1])
         elif buffer.endswith(END) or (self._idle and self._first):
             waiter.set_result(None)
 
