@@ -16,7 +16,7 @@ import typer
 from millet.cli.ask import QuantizeOption, parse_quantize
 from millet.cli.pull import ensure
 from millet.cli.terminal import clean, console
-from millet.errors import BadRequest, MilletError
+from millet.errors import BadRequest
 from millet.models.catalog import default_model
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
     from millet.serve.server import Server
     from millet.serve.store import Store
 
-    failures: list[MilletError] = []
+    failures: list[Exception] = []
     url = f"http://{'[' + settings.host + ']' if ':' in settings.host else settings.host}:{settings.port}"
     # What can fail at once comes before the models, which may have to be fetched.
     with Store.open(settings.database or default_database()) as store, ExitStack() as stack:
@@ -97,7 +97,7 @@ def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
             ensure(name)
         link = Accounts(store).first_token() if settings.users else None
 
-        def give_up(error: MilletError) -> None:
+        def give_up(error: Exception) -> None:
             failures.append(error)
             server.should_exit = True
 

@@ -19,7 +19,7 @@ from millet.reasoning.format import think_format
 from millet.reasoning.grammar import Grammar, Grammars
 from millet.reasoning.masks import TokenMasks
 from millet.reasoning.prompt import Mode, Prompt, Think, build_prompt, check_messages, parse_think
-from millet.reasoning.reply import Event, Reply, Usage
+from millet.reasoning.reply import Event, Reply, Usage, total
 from millet.reasoning.run import Prepared
 from millet.reasoning.state import Phase, ReplyState
 from millet.reasoning.tools import Choice, Tools, parse_tools, shown_messages, tool_template
@@ -113,7 +113,7 @@ class Assistant:
         counted = count_votes([reply.content for reply in replies])
         return replace(
             replies[counted.winner],
-            usage=_total([reply.usage for reply in replies]),
+            usage=total(reply.usage for reply in replies),
             seconds=max(reply.seconds for reply in replies),
             vote_share=counted.share,
             votes=counted.votes,
@@ -259,13 +259,3 @@ def _check_names(options: Options) -> None:
 def _given(options: Options, name: str, default: Any) -> Any:
     value = options.get(name)
     return default if value is None else value
-
-
-def _total(usages: list[Usage]) -> Usage:
-    """Of several samples of one prompt."""
-    return Usage(
-        prompt_tokens=usages[0].prompt_tokens,
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
-        cached_tokens=usages[0].cached_tokens,
-    )

@@ -21,6 +21,19 @@ class Usage:
     cached_tokens: int = 0
 
 
+def total(usages: Iterable[Usage]) -> Usage:
+    """Of several samples of one prompt, which was read once."""
+    each = list(usages)
+    if not each:
+        return Usage()
+    return Usage(
+        prompt_tokens=each[0].prompt_tokens,
+        completion_tokens=sum(usage.completion_tokens for usage in each),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in each),
+        cached_tokens=each[0].cached_tokens,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call that the model makes. arguments: a JSON object, as text. id: what the tool's answer refers to."""

@@ -13,13 +13,13 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from millet.reasoning.assistant import Options
-from millet.reasoning.reply import Event, Reply, TokenLogprob
+from millet.reasoning.reply import Event, Reply, TokenLogprob, total
 from millet.serve.chat import ChatRequest
 from millet.serve.errors import ApiError
 from millet.serve.openai_chat import SamplingBody
 from millet.serve.openai_wire import BROKEN, DONE, FINGERPRINT, finish_reason
 from millet.serve.sse import to_json
-from millet.serve.usage import openai_usage, total
+from millet.serve.usage import openai_usage
 from millet.serve.wire import KEEP_ALIVE
 
 

@@ -59,8 +59,8 @@ class Embedded:
             return
         try:
             self._assistant = await asyncio.to_thread(self._load)
-        except MilletError as error:
-            self._failure = str(error)
+        except Exception as error:
+            self._failure = str(error) if isinstance(error, MilletError) else f"{self.name} could not be loaded"
             raise
 
     def _load(self) -> Assistant:

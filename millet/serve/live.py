@@ -97,14 +97,12 @@ class LiveReply:
         self._store = store
         self._changed = asyncio.Event()
         self._sign = KEEP_ALIVE  # what is told where there is nothing new
-        self._stopped = False
         self._task: asyncio.Task[None] | None = None
         self._calls: list[ToolCall] = []
 
     def stop(self) -> None:
         """The person has seen enough: the reply ends with what there is."""
         if not self.done and self._task is not None:
-            self._stopped = True
             self._task.cancel()
 
     async def run(self) -> None:
@@ -121,7 +119,7 @@ class LiveReply:
                         self._sign = self._waiting()  # once for all who watch
                     self._tell()
         except asyncio.CancelledError:
-            self._stopped = True
+            pass  # stopped; what there is of it is kept
         except Exception as error:
             failure = as_api_error(error)
             if failure.status == 500:

@@ -147,9 +147,11 @@ def serve_metrics(metrics: Metrics, port: int, host: str = "127.0.0.1") -> Itera
     system. Raises MilletError where the port is taken."""
     try:
         server, thread = start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise MilletError(f"metrics cannot be served on {host}:{port} ({reason}); set another metrics_port") from error
+    except (OSError, OverflowError) as error:  # the port after the last one
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MilletError(
+            f"metrics cannot be served on {host}:{port} ({reason}); set metrics_port in serve.toml to another, or to 0"
+        ) from error
     try:
         yield server.server_port
     finally:

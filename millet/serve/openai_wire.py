@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from millet import __version__
-from millet.reasoning.reply import Event, Reply, TokenLogprob, ToolCall
+from millet.reasoning.reply import Event, Reply, TokenLogprob, ToolCall, total
 from millet.serve.errors import ApiError
 from millet.serve.sse import to_json
-from millet.serve.usage import openai_usage, total
+from millet.serve.usage import openai_usage
 from millet.serve.wire import KEEP_ALIVE
 
 FINGERPRINT = f"millet-{__version__}"

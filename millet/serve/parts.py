@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from millet.errors import MilletError
 from millet.serve.accounts import Accounts
 from millet.serve.admission import SHARE, Admission
 from millet.serve.chat import Backend
@@ -52,11 +51,11 @@ def open_parts(
     stack.callback(asyncio.create_task(keep_house(store)).cancel)
 
 
-async def _load(backends: Mapping[str, Backend], on_failure: Callable[[MilletError], None] | None) -> None:
-    """One after the other. What cannot be loaded ends the server, with the reason."""
+async def _load(backends: Mapping[str, Backend], on_failure: Callable[[Exception], None] | None) -> None:
+    """One after the other. What cannot be loaded ends the server, with the reason; a bug is a reason, too."""
     try:
         for backend in backends.values():
             await backend.load()
-    except MilletError as error:
+    except Exception as error:
         if on_failure is not None:
             on_failure(error)

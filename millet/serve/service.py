@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from millet.reasoning.assistant import Options
-from millet.reasoning.reply import Event, Usage
+from millet.reasoning.reply import Event, Usage, total
 from millet.serve.admission import Admission, Spending, Ticket
 from millet.serve.caller import Caller
 from millet.serve.chat import Backend, ChatRequest, Prepared
 from millet.serve.errors import ApiError
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
-from millet.serve.usage import total
 
 ALIASES = {"deepseek-chat": "off", "deepseek-reasoner": "on"}
 """Names that DeepSeek's clients come with; they mean the default model."""

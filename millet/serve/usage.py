@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from millet.reasoning.reply import Usage
-
-
-def total(usages: Iterable[Usage]) -> Usage:
-    """Of several samples of one prompt."""
-    each = list(usages)
-    if not each:
-        return Usage()
-    return Usage(
-        prompt_tokens=each[0].prompt_tokens,
-        completion_tokens=sum(usage.completion_tokens for usage in each),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in each),
-        cached_tokens=each[0].cached_tokens,
-    )
 
 
 def openai_usage(usage: Usage) -> dict[str, Any]:

@@ -165,3 +165,14 @@ def test_a_model_that_cannot_be_loaded_says_why() -> None:
     with pytest.raises(UnknownModel):
         asyncio.run(backend.load())
     assert "no-such-model" in str(asyncio.run(backend.ready()))
+
+
+def test_a_bug_while_loading_is_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Embedded) -> Assistant:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Embedded, "_load", broken)
+    backend = Embedded("smollm2-135m")
+    with pytest.raises(RuntimeError):
+        asyncio.run(backend.load())
+    assert asyncio.run(backend.ready()) == "smollm2-135m could not be loaded"
