@@ -1,0 +1,3 @@
+export default function ProgramsPage() {
+  return null;
+}

@@ -1,0 +1,5 @@
+import type { adminEn } from "./admin.en";
+
+export const adminZh: typeof adminEn = {
+  signIn: "登录",
+};

@@ -1,0 +1,17 @@
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  plugins: [react()],
+  build: {
+    outDir: "../millet/serve/web",
+    emptyOutDir: true,
+    target: "es2022",
+    // A preloaded module needs no polyfill in the browsers that the target names; the polyfill is an inline script.
+    modulePreload: { polyfill: false },
+    // Data addresses in stylesheets would need an exception in the Content-Security-Policy for fonts.
+    assetsInlineLimit: 0,
+  },
+  server: { proxy: { "/api": "http://127.0.0.1:8000", "/v1": "http://127.0.0.1:8000" } },
+  test: { environment: "happy-dom", include: ["src/**/*.test.{ts,tsx}"] },
+});
