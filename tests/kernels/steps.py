@@ -142,6 +142,14 @@ def quantised_activations(x_TK: Tensor, part: int = GROUP) -> tuple[np.ndarray, 
     return q, (most / np.float32(127)).astype(np.float32)
 
 
+def rounded_activations(x_TK: Tensor) -> tuple[Tensor, float]:
+    """The values that int8 activations stand for, and how close any was to becoming the next integer; 0 is a tie."""
+    q, scale = quantised_activations(x_TK)
+    values_TK = torch.from_numpy(q * scale[..., None]).to(x_TK.dtype).view_as(x_TK)
+    steps_TK = torch.from_numpy(scale).repeat_interleave(GROUP, 1)
+    return values_TK, (0.5 - ((x_TK - values_TK) / steps_TK).abs()).min().item()
+
+
 def quantised_chain(x_TK: Tensor, weight: tuple[np.ndarray, np.ndarray, np.ndarray | None], fine: bool) -> Tensor:
     """The product of integers: group by group, exact sums times both scales; then, for Q4_1, the offset's share.
 
