@@ -19,6 +19,7 @@ from millet.errors import MilletError, UnknownModel
 
 _CATALOG = Path(__file__).with_name("models.toml")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_FILE_PLACES = ("{file_name}", "{file_content}", "{question}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class CatalogEntry:
     parameters: int | None = None
     context: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
+    file_template: str | None = None
 
 
 @cache
@@ -94,6 +96,8 @@ def _entry(name: str, table: dict[str, Any], where: str) -> CatalogEntry:
     _check_keys(values.get("sampling", {}), _SAMPLING, f"{where} sampling")
     if not re.fullmatch("[0-9a-f]{64}", values.get("sha256", "0" * 64)):
         raise MilletError(f"{where}: sha256 must be 64 hexadecimal digits in lower case")
+    if any(values.get("file_template", place).count(place) != 1 for place in _FILE_PLACES):
+        raise MilletError(f"{where}: file_template must have each of {', '.join(_FILE_PLACES)} once")
     return CatalogEntry(name=name, **values)
 
 

@@ -6,6 +6,7 @@ A reply belongs to its conversation and not to a connection: whoever loses the c
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -18,7 +19,6 @@ from millet.serve.service import STOPPING, Answer
 from millet.serve.sse import to_json
 from millet.serve.store import Message, Store
 from millet.serve.store.records import Status
-from millet.serve.usage import openai_usage
 from millet.serve.wire import KEEP_ALIVE
 
 KEPT = 60.0  # seconds that an ended reply stays in memory, for clients that come back
@@ -99,6 +99,8 @@ class LiveReply:
         self._sign = KEEP_ALIVE  # what is told where there is nothing new
         self._task: asyncio.Task[None] | None = None
         self._calls: list[ToolCall] = []
+        self._thought_began: float | None = None
+        self._thought_seconds: float | None = None  # once it is over
 
     def stop(self) -> None:
         """The person has seen enough: the reply ends with what there is."""
@@ -150,6 +152,10 @@ class LiveReply:
         )
 
     def _take(self, event: Event) -> None:
+        if event.kind == "reasoning":
+            self._thought_began = self._thought_began or time.monotonic()
+        else:
+            self._end_thought()
         match event.kind:
             case "reasoning" | "content" if event.text:
                 self._store.replies.append(self.message.id, **{event.kind: event.text})
@@ -157,6 +163,12 @@ class LiveReply:
             case "tool_call" if event.tool_call is not None:
                 self._calls.append(event.tool_call)
                 self._add({"kind": "tool_call", "tool_call": asdict(event.tool_call)})
+
+    def _end_thought(self) -> float:
+        """Its seconds so far, if it is under way, or in all."""
+        if self._thought_seconds is None and self._thought_began is not None:
+            self._thought_seconds = time.monotonic() - self._thought_began
+        return self._thought_seconds or 0.0
 
     def _add(self, event: dict[str, Any]) -> None:
         self.events.append(f"data: {to_json({'number': len(self.events) + 1, **event})}\n\n")
@@ -173,14 +185,18 @@ class LiveReply:
             status = "interrupted"
         usage = end.usage if end is not None and end.usage is not None else self._answer.usage
         reason = end.finish_reason if end is not None else None
-        thought = end.thought_seconds if end is not None else 0.0
+        # Of a reply that broke off nobody else has taken the time.
+        thought = end.thought_seconds if end is not None else self._end_thought()
+        seconds = end.seconds if end is not None else self._answer.seconds
+        used = usage if usage != Usage() else None
         written = self._store.replies.finish(
             self.message.id,
             status,
             finish_reason=reason,
-            usage=usage if usage != Usage() else None,
+            usage=used,
             tool_calls=tuple(self._calls),
             thought_seconds=thought,
+            seconds=seconds,
         )
         with suppress(Exception):  # the writer has logged it and goes on trying
             await asyncio.wait_for(asyncio.wrap_future(written), 10)
@@ -189,9 +205,9 @@ class LiveReply:
                 "kind": "finish",
                 "status": status,
                 "finish_reason": reason,
-                "usage": openai_usage(usage),
+                "usage": asdict(used) if used is not None else None,
                 "thought_seconds": round(thought, 3),
-                "seconds": round(end.seconds, 3) if end is not None else None,
+                "seconds": round(seconds, 3),
                 "error": failure.body["error"] if failure is not None else None,
             }
         )

@@ -130,7 +130,7 @@ class Service:
         waited = answer.ticket.waited
         if waited is not None:
             self.metrics.waited(waited)
-            self.metrics.reply(answer.model, answer.usage, answer.age - waited)
+            self.metrics.reply(answer.model, answer.usage, answer.seconds)
         if answer.usage.prompt_tokens:
             self._on_usage(answer.caller, answer.model, answer.usage)
 
@@ -149,6 +149,8 @@ class Answer:
         self.usage = Usage()
         self.finish_reason: str | None = None
         self._service = service
+        self.seconds = 0.0
+        """From its turn to its end; 0 while it runs, and where its turn never came."""
         self._opened = time.monotonic()
         self._ready: list[Event] = []
         self._flag = asyncio.Event()
@@ -251,6 +253,7 @@ class Answer:
                 completion_tokens=max(known.completion_tokens, self._generated),
                 reasoning_tokens=max(known.reasoning_tokens, self._thought),
             )
+        self.seconds = self.age - self.ticket.waited if self.ticket.waited is not None else 0.0
         self._service.settle(self)
         self.ticket.release(self.usage)
 

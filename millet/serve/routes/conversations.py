@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from millet.reasoning.reply import ToolCall, Usage
+from millet.serve.attachments import Files, stored
 from millet.serve.caller import Caller
 from millet.serve.dependencies import get_caller, get_store
 from millet.serve.store import Conversation, Hit, Message, Page, Store, Tree
@@ -57,6 +58,7 @@ class Node(BaseModel):
     parent: str | None = None
     role: MessageRole
     content: str
+    attachments: Files = Field(default_factory=list)
     reasoning: str = ""
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_CALLS)] = []
     tool_call_id: str | None = None
@@ -65,7 +67,14 @@ class Node(BaseModel):
     finish_reason: str | None = None
     usage: Usage | None = None
     thought_seconds: Annotated[float, Field(ge=0, le=LATEST)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=LATEST)] | None = None
     created: Annotated[float, Field(ge=0, le=LATEST)] = 0.0
+
+    @model_validator(mode="after")
+    def _sent_by_a_person(self) -> Node:
+        if self.attachments and self.role != "user":
+            raise ValueError("should have attachments where its role is user, and there alone")
+        return self
 
 
 class Document(BaseModel):
@@ -108,7 +117,8 @@ def import_conversation(body: Document, caller: CallerNow, store: StoreNow) -> C
     nodes = [
         Message(
             conversation="",
-            **{name: getattr(node, name) for name in Node.model_fields} | {"tool_calls": tuple(node.tool_calls)},
+            **{name: getattr(node, name) for name in Node.model_fields}
+            | {"tool_calls": tuple(node.tool_calls), "attachments": stored(node.attachments)},
         )
         for node in body.messages
     ]

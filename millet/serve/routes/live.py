@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, cast
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.responses import StreamingResponse
 
 from millet.reasoning.assistant import Options
+from millet.serve.attachments import Files, stored, template_of, with_files
 from millet.serve.caller import Caller
 from millet.serve.chat import ChatRequest
 from millet.serve.dependencies import get_caller, get_store
@@ -32,10 +33,12 @@ Kept = Annotated[Store, Depends(get_store)]
 
 class NewReply(Body):
     """content: what the person says, a new message after `parent` (null begins the conversation); left out, `parent`
-    itself, a person's message, is answered, which makes another version of its reply. think: "off", "auto", "on", or
-    the most tokens of a thought. system: instructions that stand before the conversation."""
+    itself, a person's message, is answered, which makes another version of its reply. attachments: files that come with
+    the content. think: "off", "auto", "on", or the most tokens of a thought. system: instructions that stand before the
+    conversation."""
 
     content: Annotated[str, Field(min_length=1)] | None = None
+    attachments: Files = Field(default_factory=list)
     parent: Annotated[str, Field(pattern=ID)] | None = None
     model: str | None = None
     think: Literal["off", "auto", "on"] | Annotated[int, Field(ge=0)] | None = None
@@ -44,6 +47,12 @@ class NewReply(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    @model_validator(mode="after")
+    def _come_with_content(self) -> NewReply:
+        if self.attachments and self.content is None:
+            raise ValueError("should have attachments with content alone")
+        return self
 
 
 def get_live(request: Request) -> LiveReplies:
@@ -69,7 +78,8 @@ async def create_reply(
     branch = await _branch(store, caller.account, conversation, body)
     model = body.model or next(iter(service.backends))
     options = body.model_dump(include={"think", "max_tokens", "temperature", "top_p", "seed"}, exclude_none=True)
-    answer = await service.open(caller, ChatRequest(model, _messages(branch, body), cast(Options, options)))
+    template = template_of(service.resolve(model)[0])
+    answer = await service.open(caller, ChatRequest(model, _messages(branch, body, template), cast(Options, options)))
     try:
         asked, message = await to_thread.run_sync(_begin, store, caller.account, conversation, body, answer.model)
     except BaseException:
@@ -111,10 +121,11 @@ async def _branch(store: Store, account: str, conversation: str, body: NewReply)
     return branch
 
 
-def _messages(branch: Sequence[Message], body: NewReply) -> tuple[dict[str, Any], ...]:
+def _messages(branch: Sequence[Message], body: NewReply, template: str) -> tuple[dict[str, Any], ...]:
     messages: list[dict[str, Any]] = [{"role": "system", "content": body.system}] if body.system else []
     for message in branch:
-        made: dict[str, Any] = {"role": message.role, "content": message.content}
+        content = with_files(template, message.content, message.attachments)
+        made: dict[str, Any] = {"role": message.role, "content": content}
         if message.tool_calls:
             made["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -123,13 +134,17 @@ def _messages(branch: Sequence[Message], body: NewReply) -> tuple[dict[str, Any]
         if message.tool_call_id:
             made["tool_call_id"] = message.tool_call_id
         messages.append(made)
-    return (*messages, {"role": "user", "content": body.content}) if body.content is not None else tuple(messages)
+    if body.content is not None:
+        messages.append({"role": "user", "content": with_files(template, body.content, stored(body.attachments))})
+    return tuple(messages)
 
 
 def _begin(store: Store, account: str, conversation: str, body: NewReply, model: str) -> tuple[Message | None, Message]:
     asked = None
     if body.content is not None:
-        asked = store.conversations.add_message(account, conversation, body.parent, "user", body.content)
+        asked = store.conversations.add_message(
+            account, conversation, body.parent, "user", body.content, attachments=stored(body.attachments)
+        )
     parent = asked.id if asked is not None else body.parent
     assert parent is not None
     return asked, store.conversations.begin_reply(account, parent, model)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from millet.reasoning.reply import ToolCall, Usage
 from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
-from millet.serve.store.records import Conversation, Message, MessageRole, Page, Tree, clean, new_id
+from millet.serve.store.records import Attachment, Conversation, Message, MessageRole, Page, Tree, clean, new_id
 from millet.serve.store.schema import conversations, messages
 from millet.serve.store.search import index_again, index_text, index_words, parts
 from millet.serve.store.words import split_words
@@ -123,17 +123,20 @@ class Conversations:
         role: MessageRole,
         content: str,
         tool_call_id: str | None = None,
+        attachments: Sequence[Attachment] = (),
     ) -> Message:
         """A message that is whole. parent: what it follows; None begins the conversation. An edit is a new message with
         the parent of the old one."""
+        files = tuple(Attachment(clean(file.name), clean(file.text)) for file in attachments)
         message = Message(
-            new_id(), conversation, parent, role, clean(content), tool_call_id=tool_call_id, created=time.time()
+            new_id(), conversation, parent, role, clean(content), files, tool_call_id=tool_call_id, created=time.time()
         )
+        words = list(parts(split_words(_searched(asdict(message)))))  # which takes long, and others want to write
         with self._database.write() as connection:
             found = _get(connection, account, conversation)
             _check_parent(connection, conversation, parent)
             connection.execute(messages.insert().values(**_row(message)))
-            index_text(connection, conversation, message.id, message.content)
+            index_words(connection, conversation, [(message.id, part) for part in words])
             _update(connection, conversation, updated=message.created)
             if not found.title and role == "user" and (title := _title(content)):
                 _update(connection, conversation, title=title)
@@ -186,7 +189,7 @@ class Conversations:
             index_text(connection, conversation.id, None, conversation.title)
         for start in range(0, len(rows), CHUNK):
             some = rows[start : start + CHUNK]
-            entries = [(row["id"], part) for row in some for part in parts(split_words(row["content"]))]
+            entries = [(row["id"], part) for row in some for part in parts(split_words(_searched(row)))]
             with self._database.write() as connection:
                 connection.execute(messages.insert(), some)
                 index_words(connection, conversation.id, entries)
@@ -196,11 +199,26 @@ class Conversations:
 
 
 def _row(message: Message) -> dict[str, Any]:
-    return {name: clean(value) if isinstance(value, str) else value for name, value in asdict(message).items()}
+    return {name: _cleaned(value) for name, value in asdict(message).items()}
+
+
+def _cleaned(value: Any) -> Any:
+    """All text in a JSON value."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {name: _cleaned(inner) for name, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _searched(row: dict[str, Any]) -> str:
+    """What the message is found by."""
+    return "\n".join([row["content"], *(text for file in row["attachments"] for text in (file["name"], file["text"]))])
 
 
 def _message(row: sa.Row[Any]) -> Message:
     values = dict(row._mapping)
+    values["attachments"] = tuple(Attachment(**file) for file in values["attachments"])
     values["tool_calls"] = tuple(ToolCall(**call) for call in values["tool_calls"])
     values["usage"] = values["usage"] and Usage(**values["usage"])
     return Message(**values)

@@ -25,11 +25,20 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that a person sent with a message, as text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One node of a conversation's tree. Siblings, messages with one parent, are versions: an edit or another reply.
 
     status: "streaming" while it is written; "stopped" by the person; "failed" by an error; "interrupted" when the
-    server died. model: which wrote it. tool_call_id: what a tool's answer refers to.
+    server died. model: which wrote it. tool_call_id: what a tool's answer refers to. seconds: that the reply took, once
+    its turn had come; thought_seconds: of them, those of the thought.
     """
 
     id: str
@@ -37,6 +46,7 @@ class Message:
     parent: str | None
     role: MessageRole
     content: str
+    attachments: tuple[Attachment, ...] = ()
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
@@ -45,6 +55,7 @@ class Message:
     finish_reason: str | None = None
     usage: Usage | None = None
     thought_seconds: float = 0.0
+    seconds: float | None = None
     created: float = 0.0
 
 

@@ -80,6 +80,7 @@ class ReplyWriter:
         usage: Usage | None = None,
         tool_calls: tuple[ToolCall, ...] = (),
         thought_seconds: float = 0.0,
+        seconds: float | None = None,
     ) -> Future[None]:
         """The reply's end. The future is done when all of the reply is on disk. Where it holds an error, writing is
         tried again, as long as the process lives."""
@@ -89,6 +90,7 @@ class ReplyWriter:
             "usage": usage and asdict(usage),
             "tool_calls": [asdict(call) for call in tool_calls],
             "thought_seconds": thought_seconds,
+            "seconds": seconds,
             "owner": None,
         }
         with self._changed:

@@ -105,6 +105,7 @@ messages = sa.Table(
     sa.Column("parent", sa.Text, sa.ForeignKey("messages.id"), index=True),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("content", sa.Text, nullable=False),
+    sa.Column("attachments", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("reasoning", sa.Text, nullable=False),
     sa.Column("tool_calls", sa.JSON, nullable=False),
     sa.Column("tool_call_id", sa.Text),
@@ -113,6 +114,7 @@ messages = sa.Table(
     sa.Column("finish_reason", sa.Text),
     sa.Column("usage", sa.JSON(none_as_null=True)),
     sa.Column("thought_seconds", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("owner", sa.BigInteger),  # the process that streams it
     sa.Index(

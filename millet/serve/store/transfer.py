@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -44,9 +45,27 @@ def to_markdown(conversation: Conversation, branch: Sequence[Message]) -> str:
         if message.reasoning:
             seconds = f", {message.thought_seconds:.0f} s" if message.thought_seconds else ""
             parts.append(f"<details><summary>Reasoning{seconds}</summary>\n\n{message.reasoning.strip()}\n\n</details>")
+        parts += [f"File {_code(file.name)}:\n\n{_fenced(file.text)}" for file in message.attachments]
         if message.content:
             parts.append(message.content.strip())
-        parts += [f"Calls `{call.name}`:\n\n```json\n{call.arguments}\n```" for call in message.tool_calls]
+        parts += [f"Calls {_code(call.name)}:\n\n{_fenced(call.arguments, 'json')}" for call in message.tool_calls]
         if message.status in ("stopped", "failed", "interrupted"):
             parts.append(f"*({message.status})*")
     return "\n\n".join(parts) + "\n"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A block that the text cannot close."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    end = "" if text.endswith("\n") else "\n"
+    return f"{fence}{language}\n{text}{end}{fence}"
+
+
+def _code(text: str) -> str:
+    mark = "`" * (_longest_run(text) + 1)
+    return f"{mark} {text} {mark}" if "`" in text else f"{mark}{text}{mark}"
+
+
+def _longest_run(text: str) -> int:
+    """Of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)
