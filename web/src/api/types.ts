@@ -38,6 +38,8 @@ export interface Message {
   thought_seconds: number;
   seconds: number | null;
   created: number;
+  /** Why a reply failed, as its stream told; the server does not keep it. */
+  failure?: string | null;
 }
 
 export interface Conversation {
@@ -111,7 +113,7 @@ export interface Count {
 /** The events of a reply's stream. */
 export type ReplyEvent =
   | { kind: "begin"; message: string; model: string; question?: string }
-  | { kind: "reasoning" | "content"; text: string; number: number }
+  | { kind: "reasoning" | "content"; text: string; tokens?: number; number: number }
   | { kind: "tool_call"; tool_call: ToolCall; number: number }
   | { kind: "waiting"; position: number; seconds: number | null }
   | {
