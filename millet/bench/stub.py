@@ -15,7 +15,7 @@ from pathlib import Path
 from millet.reasoning.reply import Event, Usage
 from millet.serve import logs
 from millet.serve.app import create_app
-from millet.serve.chat import ChatRequest
+from millet.serve.chat import ChatRequest, ModelStatus
 from millet.serve.config import ServeConfig
 from millet.serve.server import Server, listen
 from millet.serve.store import Store
@@ -35,6 +35,9 @@ class Instant:
 
     async def ready(self) -> str | None:
         return None
+
+    def status(self) -> ModelStatus:
+        return ModelStatus("ready")
 
     def close(self) -> None: ...
 

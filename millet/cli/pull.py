@@ -47,22 +47,31 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         _show(rows)
 
 
-def ensure(name: str) -> Path:
+def ensure(name: str, also: Progress | None = None) -> Path:
     """Where the model is; one that is not here is pulled first, with its progress on standard error.
 
+    also: is told the same, by a server, whose log the screen shows too: then plain lines, and no bar.
     Raises UnknownModel or DownloadFailed.
     """
     present = locate(name)
     if present is not None:
         return present
     screen, start = console(stderr=True), time.monotonic()
-    with _bars(screen) if can_repaint(screen) else _lines(screen) as report:
-        path = pull_model(name, report)
+    with _bars(screen) if can_repaint(screen) and also is None else _lines(screen) as report:
+        path = pull_model(name, _both(report, also) if also else report)
     size = _size(path) / 1e6
     screen.print(
         clean(f"{name} is here now: {size:,.0f} MB in {time.monotonic() - start:.0f} s"), style="dim", soft_wrap=True
     )
     return path
+
+
+def _both(one: Progress, other: Progress) -> Progress:
+    def report(what: str, done: int, total: int | None) -> None:
+        one(what, done, total)
+        other(what, done, total)
+
+    return report
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from millet.cli.pull import ensure
 from millet.cli.terminal import clean, console
 from millet.errors import BadRequest
 from millet.models.catalog import default_model
+from millet.models.hub import locate
 
 if TYPE_CHECKING:
     from millet.serve.chat import Backend
@@ -88,13 +89,12 @@ def _run(settings: ServeConfig, listener: Any, browser: bool | None) -> None:
 
     failures: list[Exception] = []
     url = f"http://{'[' + settings.host + ']' if ':' in settings.host else settings.host}:{settings.port}"
-    # What can fail at once comes before the models, which may have to be fetched.
+    for name in settings.models:
+        locate(name)  # whether there is such a model; the server fetches it, and says meanwhile how far it is
     with Store.open(settings.database or default_database()) as store, ExitStack() as stack:
         app = create_app(settings, _backends(settings), store)
         if settings.metrics_port != 0:
             stack.enter_context(serve_metrics(app.state.metrics, settings.metrics_port or settings.port + 1))
-        for name in settings.models:
-            ensure(name)
         link = Accounts(store).first_token() if settings.users else None
 
         def give_up(error: Exception) -> None:
@@ -116,7 +116,7 @@ def _announce(url: str, models: Sequence[str], link: str | None, browser: bool |
     screen = console(stderr=True)
     screen.print(clean(f"Millet serves {', '.join(models)} at {url} (API: {url}/v1). Ctrl-C ends it."), soft_wrap=True)
     if link is not None:
-        screen.print(f"Make the first account, an administrator's, at {url}/account#invite={link}", soft_wrap=True)
+        screen.print(f"Make the first account, an administrator's, at {url}/invite#{link}", soft_wrap=True)
     if browser if browser is not None else _on_a_desktop():
         import webbrowser
 
@@ -131,7 +131,7 @@ def _backends(settings: ServeConfig) -> Mapping[str, Backend]:
         name = served_name(source)
         if name in backends:
             raise BadRequest(f"two models would be called {name}; rename one, or serve one")
-        backends[name] = Embedded(source, quantize=settings.quantize, slots=settings.slots)
+        backends[name] = Embedded(source, quantize=settings.quantize, slots=settings.slots, fetch=ensure)
     for name, upstream in settings.upstreams.items():
         from millet.serve.upstream import Upstream
 

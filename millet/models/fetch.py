@@ -31,8 +31,15 @@ def fetch(entry: CatalogEntry, source: Source, directory: Path, progress: Progre
             files = [replace(file, size=entry.size, sha256=entry.sha256) for file in files]
         missing = [file for file in files if not _has(directory, file)]
         require_space(directory, sum(file.size or 0 for file in missing), entry.name)
+        before, total = 0, sum(file.size or 0 for file in missing) or None
         for file in missing:
-            download(client, file, directory, progress)
+            download(client, file, directory, _of_all(progress, before, total))
+            before += file.size or 0
+
+
+def _of_all(progress: Progress, before: int, total: int | None) -> Progress:
+    """Tells of one file as a part of all that are fetched."""
+    return lambda what, done, _of_this: progress(what, before + done, total)
 
 
 def _has(directory: Path, file: RemoteFile) -> bool:

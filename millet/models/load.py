@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def load(
     dtype: str | None = None,
     device: str | None = None,
     quantize: Quantize | None = None,
+    on_weights: Callable[[int, int], None] | None = None,
 ) -> Model:
     """A model by its name in the catalog (pulled first if it is not here), or by its place: a directory, a .gguf file,
     or "hf:org/name".
@@ -63,6 +64,7 @@ def load(
     device: "cpu", "cuda", ...; by default a GPU where there is one. dtype: "float32", "bfloat16" or "float16"; by
     default bf16 on a GPU, and on a CPU weights stay as the file has them where the native kernels can compute with that
     (packing.py), else fp32. quantize: "q8" or "q4" for fewer bits than that, "off" for fp32.
+    on_weights: told how many weights have come, and of how many.
     Raises UnknownModel, UnsupportedModel, BadWeights, OutOfMemory, DownloadFailed.
     """
     name = str(name_or_path)
@@ -81,7 +83,9 @@ def load(
         formats = formats if number is torch.float32 else {}
         _check_memory(name, packed_bytes(parameters, formats, number.itemsize), number, place)
         packed = open_packed(path, formats, parts.weights.shapes) if formats else {}
-        seconds = fill(network, parts.weights, number, place, pack=True, formats=formats, packed=packed)
+        seconds = fill(
+            network, parts.weights, number, place, pack=True, formats=formats, packed=packed, on_weights=on_weights
+        )
         if formats and not packed and seconds > WORTHWHILE:
             keep_packed(path, packed_matrices(network, formats))
     finally:

@@ -103,6 +103,7 @@ def fill(
     pack: bool = False,
     formats: Mapping[str, Format] | None = None,
     packed: Mapping[str, Matrix] | None = None,
+    on_weights: Callable[[int, int], None] | None = None,
 ) -> float:
     """Give every parameter of a network on the meta device its memory and its values.
 
@@ -110,7 +111,8 @@ def fill(
     are laid out for inference layer by layer: packing holds a second copy for a moment, and that of the largest, the
     output head, comes while the others are not there yet. `formats` says which weights to pack in another format than
     fp32 (packing.py); those that the file has in it are moved there and never unpacked, and those in `packed` are taken
-    from there. Returns the seconds that packing took. Raises BadWeights when a parameter is missing, has another shape
+    from there. on_weights: told how many weights have come, and of how many, layer by layer. Returns the
+    seconds that packing took. Raises BadWeights when a parameter is missing, has another shape
     than the configuration says, or has no place in the network.
     """
     parameters = dict(network.named_parameters())  # what is shared, under its first name only
@@ -118,6 +120,8 @@ def fill(
     formats, packed, seconds = formats or {}, packed or {}, 0.0
     places = group_places(network)
     by_module = {id(places[name][2]): kept for name, kept in formats.items()}
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    come, whole = 0, sum(sizes.values())
     for names in _parts(parameters):
         filled = {}
         started = time.perf_counter()
@@ -144,6 +148,9 @@ def fill(
                 group.pack(lambda module: by_module.get(id(module), Format.F32))
             seconds += time.perf_counter() - started
             release_freed()
+        come += sum(sizes[name] for name in names)
+        if on_weights is not None:
+            on_weights(come, whole)
     return seconds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from millet.engine.engine import Engine
 from millet.engine.sampling import Sampling
@@ -28,6 +28,7 @@ from millet.reasoning.vote import vote as count_votes
 __all__ = ["Assistant", "Event", "Options", "Prepared", "Reply", "Usage"]
 
 Messages = Sequence[Mapping[str, Any]]
+Thinks = Literal["template", "prompt"]
 
 RESERVE = 1024  # tokens that a thought leaves to the answer, or a quarter of all where that is less
 LEAST_RESERVE = 16
@@ -91,6 +92,13 @@ class Assistant:
         about = (self.model.tokenizer, self._think, self._end_ids, self.model.config.vocab_size)
         self._masks, self._call_masks = TokenMasks(*about), TokenMasks(*about, openers=self._calls.openers)
         self._grammars = Grammars(self.model.tokenizer, self._end_ids, self.model.config.vocab_size)
+
+    @property
+    def thinks(self) -> Thinks | None:
+        """Whether the model was made to think, or has to be asked to. None for one that only goes on with a text."""
+        if self.model.template is None:
+            return None
+        return "template" if self._think.own else "prompt"
 
     def chat(self, messages: Messages, *, vote: int = 1, **options: Unpack[Options]) -> Reply:
         """The whole reply. vote: sample so many, and return the first of those whose answer most agree on.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from millet.reasoning.assistant import Options
+from millet.models.catalog import CatalogEntry
+from millet.reasoning.assistant import Options, Thinks
 from millet.reasoning.reply import Event
 
 
@@ -36,6 +37,30 @@ class Prepared(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a model is on its way: bytes of its files that were downloaded, or weights that are in memory, and of how
+    many; None where that is not known."""
+
+    step: Literal["download", "load"]
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What is known of a model now; None is unknown. context_length: tokens, of prompt and reply together. about: what
+    the catalog says. cache_used, cache_total: tokens in the cache of this process's engine."""
+
+    state: Literal["loading", "ready", "unreachable"]
+    progress: LoadProgress | None = None
+    context_length: int | None = None
+    thinks: Thinks | None = None
+    about: CatalogEntry | None = None
+    cache_used: int | None = None
+    cache_total: int | None = None
+
+
 class Backend(Protocol):
     """What answers for some models: the embedded engine or an upstream."""
 
@@ -49,6 +74,10 @@ class Backend(Protocol):
 
     async def ready(self) -> str | None:
         """None when it can answer now, else the reason why not."""
+        ...
+
+    def status(self) -> ModelStatus:
+        """At once, also while it loads."""
         ...
 
     def close(self) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from millet.errors import MilletError, PromptTooLong
+from millet.models.catalog import catalog
+from millet.models.hub import pull
+from millet.models.progress import Progress
 from millet.reasoning.reply import Event
-from millet.serve.chat import ChatRequest
+from millet.serve.chat import ChatRequest, LoadProgress, ModelStatus
 from millet.serve.errors import ApiError
 
 if TYPE_CHECKING:
@@ -32,16 +36,25 @@ def served_name(source: str) -> str:
 class Embedded:
     """One model in this process. It loads in the background; until then requests are refused with 503.
 
-    source: as `millet.load` takes it.
+    source: as `millet.load` takes it. fetch: brings it here, as `hub.pull` does, which it is by default.
     """
 
-    def __init__(self, source: str, *, quantize: Quantize | None = None, slots: int = 32) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        quantize: Quantize | None = None,
+        slots: int = 32,
+        fetch: Callable[[str, Progress], object] = pull,
+    ) -> None:
         self._source = source
+        self._fetch = fetch
         self.name = served_name(source)
         self._quantize = quantize
         self._slots = slots
         self._assistant: Assistant | None = None
         self._failure: str | None = None
+        self._progress: LoadProgress | None = None
         self._readers = ThreadPoolExecutor(READING, thread_name_prefix="millet-prompt")
         self._news: News | None = None
         self._longest = 0  # bytes of the longest token, once it was looked for
@@ -58,6 +71,9 @@ class Embedded:
         if self._assistant is not None:
             return
         try:
+            self._progress = LoadProgress("download")
+            await _in_daemon(lambda: self._fetch(self._source, self._fetched))
+            self._progress = LoadProgress("load")
             self._assistant = await asyncio.to_thread(self._load)
         except Exception as error:
             self._failure = str(error) if isinstance(error, MilletError) else f"{self.name} could not be loaded"
@@ -68,7 +84,31 @@ class Embedded:
         from millet.models.load import load
         from millet.reasoning.assistant import Assistant
 
-        return Assistant(Engine(load(self._source, quantize=self._quantize), max_batch=self._slots))
+        model = load(self._source, quantize=self._quantize, on_weights=self._loaded)
+        return Assistant(Engine(model, max_batch=self._slots))
+
+    def _fetched(self, what: str, done: int, total: int | None) -> None:
+        self._progress = LoadProgress("download", done, total)
+
+    def _loaded(self, done: int, total: int) -> None:
+        self._progress = LoadProgress("load", done, total)
+
+    def status(self) -> ModelStatus:
+        about = catalog().get(self._source)
+        if self._assistant is None:
+            if self._failure is not None:
+                return ModelStatus("unreachable", about=about)
+            return ModelStatus("loading", self._progress, about=about)
+        engine = self._assistant.engine
+        stats = engine.stats()
+        return ModelStatus(
+            "ready",
+            context_length=engine.context_length,
+            thinks=self._assistant.thinks,
+            about=about,
+            cache_used=stats["cache_tokens"] - stats["cache_free_tokens"],
+            cache_total=stats["cache_tokens"],
+        )
 
     async def ready(self) -> str | None:
         if self._assistant is not None:
@@ -116,6 +156,29 @@ class Embedded:
         self._readers.shutdown(wait=False, cancel_futures=True)
         if self._assistant is not None:
             self._assistant.engine.close()
+
+
+async def _in_daemon(work: Callable[[], object]) -> None:
+    """In a thread of which the process does not wait when it ends: a download takes minutes, and goes on next time
+    where it stopped."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def end(error: BaseException | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        failure: BaseException | None = None
+        try:
+            work()
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(end, failure)
+
+    threading.Thread(target=run, name="millet-fetch", daemon=True).start()
+    await done
 
 
 def _characters(value: Any) -> int:

@@ -13,7 +13,7 @@ import httpx2
 
 from millet.errors import MilletError
 from millet.reasoning.reply import Event
-from millet.serve.chat import ChatRequest, Prepared
+from millet.serve.chat import ChatRequest, ModelStatus, Prepared
 from millet.serve.config import UpstreamConfig
 from millet.serve.errors import ApiError
 from millet.serve.upstream_request import MAX_TOKENS, body_of, estimate, path_of
@@ -90,10 +90,17 @@ class Upstream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.client.aclose()
 
+    def status(self) -> ModelStatus:
+        return ModelStatus("ready" if self._reachable else "unreachable")
+
     async def ready(self) -> str | None:
-        if any(replica.fault is None for replica in self.replicas):
+        if self._reachable:
             return None
         return f"no server behind {self.name} can be used: it {self.replicas[0].fault}"
+
+    @property
+    def _reachable(self) -> bool:
+        return any(replica.fault is None for replica in self.replicas)
 
     async def prepare(self, request: ChatRequest) -> Prepared:
         return UpstreamReply(self, request)

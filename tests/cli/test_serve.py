@@ -106,7 +106,7 @@ def test_the_first_administrator_gets_a_link(tmp_path: Path, smollm2_path: Path)
     with serving(smollm2_path, tmp_path, "--users") as (url, process, lines):
         assert process.stderr is not None
         lines.append(process.stderr.readline())
-        token = re.search(r"/account#invite=(\S+)", lines[-1])
+        token = re.search(r"/invite#(\S+)", lines[-1])
         assert token is not None, lines
         with httpx2.Client(base_url=url, timeout=60) as client:
             assert client.get("/v1/models").status_code == 401

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from millet.reasoning.reply import Event, Usage
 from millet.serve.app import create_app
-from millet.serve.chat import Backend, ChatRequest
+from millet.serve.chat import Backend, ChatRequest, ModelStatus
 from millet.serve.config import ServeConfig
 from millet.serve.server import Server, listen
 from millet.serve.store import Store
@@ -35,7 +35,8 @@ def pieces(text: str) -> list[str]:
 
 @dataclass
 class FakeBackend:
-    """script: events, seconds to wait, and what breaks the reply. error: what `prepare` raises."""
+    """script: events, seconds to wait, and what breaks the reply. error: what `prepare` raises. told: its
+    status, if another than `not_ready` says."""
 
     script: Sequence[Event | Exception | float] = field(default_factory=spoken)
     error: Exception | None = None
@@ -44,6 +45,7 @@ class FakeBackend:
     running: int = 0
     cancelled: int = 0
     prompt_tokens: int = 10
+    told: ModelStatus | None = None
 
     async def prepare(self, request: ChatRequest) -> FakeReply:
         self.requests.append(request)
@@ -53,6 +55,9 @@ class FakeBackend:
 
     async def ready(self) -> str | None:
         return self.not_ready
+
+    def status(self) -> ModelStatus:
+        return self.told or ModelStatus("ready" if self.not_ready is None else "loading")
 
     async def load(self) -> None: ...
 
