@@ -1,8 +1,11 @@
+/// <reference types="vitest/config" />
 import react from "@vitejs/plugin-react";
-import { defineConfig } from "vitest/config";
+import { defineConfig } from "vite";
+import { precompress } from "./build/precompress.ts";
+import { serviceWorker } from "./build/serviceWorker.ts";
 
 export default defineConfig({
-  plugins: [react()],
+  plugins: [react(), serviceWorker(), precompress()],
   build: {
     outDir: "../millet/serve/web",
     emptyOutDir: true,
