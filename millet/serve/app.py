@@ -22,12 +22,24 @@ from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
 from millet.serve.parts import open_parts
 from millet.serve.refusals import refusal
-from millet.serve.routes import accounts, conversations, health, live, messages, models, openai, page, responses
+from millet.serve.routes import (
+    accounts,
+    changes,
+    conversations,
+    health,
+    live,
+    messages,
+    models,
+    openai,
+    page,
+    responses,
+)
 from millet.serve.store import Store
 from millet.serve.validation import first_problem
 
 UNREADABLE = "the body is not JSON that can be read; check its syntax and its nesting"
-ROUTERS = (openai, messages, responses, models, live, conversations, accounts, health, page)  # its files come last
+# The page's files come last: they take what the others left.
+ROUTERS = (openai, messages, responses, models, changes, live, conversations, accounts, health, page)
 
 
 def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Store) -> FastAPI:

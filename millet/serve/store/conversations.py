@@ -66,7 +66,7 @@ class Conversations:
     def rename(self, account: str, conversation: str, title: str) -> Conversation:
         with self._database.write() as connection:
             _get(connection, account, conversation)
-            _update(connection, conversation, title=_title(title), updated=time.time())
+            _update(connection, conversation, title=_title(title))
             index_again(connection, conversation, None, _title(title))
             return _get(connection, account, conversation)
 

@@ -16,7 +16,7 @@ Status = Literal["streaming", "complete", "stopped", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """updated: when its newest message began or ended, or it was renamed."""
+    """updated: when its newest message began or ended."""
 
     id: str
     title: str

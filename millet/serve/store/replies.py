@@ -211,4 +211,6 @@ def mark_interrupted(database: Database, ownership: Ownership) -> int:
         ended = connection.execute(update.returning(messages.c.id, messages.c.conversation, messages.c.content)).all()
         for row in ended:
             index_again(connection, row.conversation, row.id, row.content)
+            changed = conversations.update().where(conversations.c.id == row.conversation)
+            connection.execute(changed.values(revision=conversations.c.revision + 1))
     return len(ended)

@@ -90,7 +90,10 @@ conversations = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Column("deleted", sa.Float),  # when; it can be restored for a while
+    # One more with every update, of whatever: see changes.py.
+    sa.Column("revision", Counting, nullable=False, server_default="1", onupdate=sa.text("revision + 1")),
     sa.Index("ix_conversations_account_updated", "account", "updated"),
+    sa.Index("ix_conversations_account_revision", "account", "revision"),
 )
 
 messages = sa.Table(
