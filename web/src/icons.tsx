@@ -25,7 +25,9 @@ export const icons = {
   more: icon(<path d="M5 12h.01M12 12h.01M19 12h.01" strokeWidth="3" />),
   send: icon(<path d="M12 19V5M6 11l6-6 6 6" />),
   stop: icon(<rect x="6.5" y="6.5" width="11" height="11" rx="2" fill="currentColor" stroke="none" />),
-  attach: icon(<path d="m20 11.5-8 8a5 5 0 0 1-7.1-7.1l8.5-8.5a3.4 3.4 0 0 1 4.8 4.8l-8.5 8.5a1.7 1.7 0 0 1-2.4-2.4l7.8-7.8" />),
+  attach: icon(
+    <path d="m20 11.5-8 8a5 5 0 0 1-7.1-7.1l8.5-8.5a3.4 3.4 0 0 1 4.8 4.8l-8.5 8.5a1.7 1.7 0 0 1-2.4-2.4l7.8-7.8" />,
+  ),
   copy: icon(<path d="M9 9h10v11H9zM15 9V4H5v11h4" />),
   check: icon(<path d="m5 12.5 4.5 4.5L19 7.5" />),
   again: icon(<path d="M19.5 12a7.5 7.5 0 1 1-2.2-5.3L20 9.4M20 4.5v4.9h-4.9" />),

@@ -43,7 +43,12 @@ export function Toasts() {
               {toast.action.name}
             </button>
           )}
-          <button type="button" className="quiet icon" aria-label={t.close} onClick={() => toasts.setState({ toast: null })}>
+          <button
+            type="button"
+            className="quiet icon"
+            aria-label={t.close}
+            onClick={() => toasts.setState({ toast: null })}
+          >
             {icons.close}
           </button>
         </div>

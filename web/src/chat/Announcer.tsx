@@ -1,0 +1,31 @@
+/** Tells screen readers, politely, that a reply thinks, and what it says when it is complete. */
+
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
+import type { Message } from "../api/types";
+import { useTexts } from "../i18n";
+import type { Live } from "./live";
+
+const LONGEST = 600; // characters that are read aloud; the rest is there to be read
+
+const nothing = () => () => {};
+
+export function Announcer({ last, live }: { last: Message | null; live: Live | null }) {
+  const t = useTexts();
+  const phase = useSyncExternalStore(live?.subscribe ?? nothing, () => live?.state.phase ?? null);
+  const [text, setText] = useState("");
+  const running = useRef(false);
+  useEffect(() => {
+    if (phase !== null) {
+      running.current = true;
+      setText(phase === "thinking" ? t.thinking : phase === "writing" ? t.writing : "");
+    } else if (running.current && last?.role === "assistant") {
+      running.current = false;
+      setText(`${t.answerReady}. ${last.content.slice(0, LONGEST)}`);
+    }
+  }, [phase, last, t]);
+  return (
+    <div className="hidden" aria-live="polite">
+      {text}
+    </div>
+  );
+}
