@@ -17,7 +17,7 @@ chat: .venv/ready
 	@.venv/bin/millet chat
 
 test: .venv/ready-test
-	@$(PYTHON) -m pytest -q
+	@$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-test
 	@$(PYTHON) -m ruff check

@@ -6,14 +6,32 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
+from millet.kernels.cpu import read_cpu
 from millet.kernels.native import library
 
+MOST_WORKERS = 8  # of `pytest -n auto`; each takes some 2 GB
 
-def pytest_configure() -> None:
-    """Ctrl-C reaches the programs that tests start, also where the tests themselves run in a shell's background."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C reaches the programs that tests start, also where the tests themselves run in a shell's background.
+
+    Workers of `pytest -n` share the cores, and so do the programs that they start: threads that wait for each other by
+    spinning must not outnumber the cores.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        threads = max(1, read_cpu().cores // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each core that this process may use, container limits included."""
+    return min(read_cpu().cores, MOST_WORKERS)
 
 
 @pytest.fixture

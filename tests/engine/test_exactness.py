@@ -82,9 +82,9 @@ def model(request: pytest.FixtureRequest, loaded: Callable) -> Model:
 def draw_prompts(model: Model, seed: int) -> list[list[int]]:
     """Of all lengths around a block's; two begin alike, and one repeats itself, so that there is something to guess."""
     rng = random.Random(seed)
-    lengths = [1, 15, 16, 17, 40, 100 if is_toy(model) else 530]
-    made = [[rng.randrange(3, model.config.vocab_size) for _ in range(n)] for n in lengths]
-    return [*made, [*made[4][:33], 5, 6, 7], (made[1][:5] * 8)[:38]]
+    lengths = [1, 15, 16, 17, 40, 100] if is_toy(model) else [1, 17, 40, 530]
+    made = {n: [rng.randrange(3, model.config.vocab_size) for _ in range(n)] for n in lengths}
+    return [*made.values(), [*made[40][:33], 5, 6, 7], (made[17][:5] * 8)[:38]]
 
 
 def is_toy(model: Model) -> bool:
@@ -127,9 +127,9 @@ def expected(model: Model, prompts: list[list[int]], known: dict) -> list[list[t
 def test_batch_chunks_prefixes_and_threads_change_no_bit(
     model: Model, prompts: list[list[int]], expected: list[list[tuple]]
 ) -> None:
-    ways = [(7, 16, 2), (32, 1024, 2), (1, 64, 1)]
+    ways = [(5, 16, 2), (32, 1024, 2)]
     if is_toy(model):
-        ways += [(32, 256, 1), (3, 3, 2), (1, 1, 1)]
+        ways += [(1, 64, 1), (32, 256, 1), (3, 3, 2), (1, 1, 1)]
     for batch, chunk, count in ways:
         options = {"cache_tokens": 8192, "max_batch": batch, "chunk": chunk, "speculation": "off"}
         with threads(count), Engine(model, **options) as engine:  # type: ignore[arg-type]
@@ -143,8 +143,9 @@ def test_32_at_once_and_several_samples_change_no_bit(
     model: Model, prompts: list[list[int]], expected: list[list[tuple]]
 ) -> None:
     with Engine(model, cache_tokens=16384, max_batch=32, speculation="off") as engine:
-        found = engine.generate(prompts * 4, sampling())
-        assert same(found, expected * 4)
+        times = -(-32 // len(prompts))
+        found = engine.generate(prompts * times, sampling())
+        assert same(found, expected * times)
         forked = engine.generate(prompts[:5], sampling(n=3))
         assert [samples[:1] for samples in bits(forked)] == expected[:5]
         again = engine.generate(prompts[4::-1], sampling(n=3))
@@ -239,7 +240,7 @@ def gradients(model: Model, rows: list[Tensor]) -> dict[str, Tensor]:
 
 
 def test_a_trained_weight_changes_the_trainers_forward_at_once(loaded: Callable, seed: int) -> None:
-    model: Model = loaded("qwen3")
+    model: Model = loaded("qwen3, trained")  # its own: what others expect of theirs would no longer hold
     ids = [[5, 9, 13, 17, 21]]
     before = model.logprobs(ids)[0]
     model.network.zero_grad(set_to_none=True)
