@@ -15,6 +15,7 @@ from millet.reasoning.reply import Usage
 from millet.serve import passwords, throttle
 from millet.serve.accounts import Accounts, narrowest
 from millet.serve.caller import LOCAL, Caller, Limits
+from millet.serve.config import Prices, ServeConfig
 from millet.serve.dependencies import get_caller
 from millet.serve.errors import ApiError
 from millet.serve.store import Store
@@ -73,7 +74,19 @@ def make_key(browser: Browser, limits: Limits | None = None) -> tuple[str, str]:
 
 def test_one_person_needs_no_account(store: Store) -> None:
     browser = Browser(small_app(store, None))
-    assert browser.get("/api/account").json() == {"account": None, "role": "admin", "one_person": True, "csrf": None}
+    me = {"account": None, "role": "admin", "one_person": True, "csrf": None, "currency": None}
+    assert browser.get("/api/account").json() == me
+
+
+@pytest.mark.parametrize(("prices", "currency"), [(Prices(currency="CNY"), None), (Prices(0.2, currency="CNY"), "CNY")])
+def test_money_has_a_currency_where_something_costs(store: Store, prices: Prices, currency: str | None) -> None:
+    app = small_app(store, None)
+    app.state.config = ServeConfig(prices=prices)
+    assert Browser(app).get("/api/account").json()["currency"] == currency
+
+
+def test_one_person_has_conversations_and_usage_but_no_keys(store: Store) -> None:
+    browser = Browser(small_app(store, None))
     assert browser.post("/api/conversations", json={}).status_code == 201
     assert browser.get("/api/usage").json() == []
     refused = browser.get("/api/keys")

@@ -20,7 +20,7 @@ export function useSession(): Session {
   return session;
 }
 
-const NOBODY: Me = { account: null, role: "member", one_person: false, csrf: null };
+const NOBODY: Me = { account: null, role: "member", one_person: false, csrf: null, currency: null };
 
 /** Shows nothing until it knows; leads to the sign-in page where the server wants one. */
 export function SessionProvider({

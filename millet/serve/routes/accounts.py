@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from millet.serve.accounts import Account, Accounts
 from millet.serve.caller import Caller, Limits, Role
+from millet.serve.config import Prices
 from millet.serve.dependencies import COOKIE, get_accounts, get_admin, get_caller, get_person, get_store
 from millet.serve.invitations import Invitation
 from millet.serve.keys import Key
@@ -91,12 +92,14 @@ class AccountChange(Body):
 
 class Me(BaseModel):
     """one_person: this server has no accounts. csrf: what the X-CSRF-Token header of this session's changing requests
-    must be; null without a session."""
+    must be; null without a session. currency: of costs, balances and limits of spending; null where nothing costs
+    anything."""
 
     account: Account | None
     role: Role
     one_person: bool
     csrf: str | None
+    currency: str | None
 
 
 class CreatedKey(BaseModel):
@@ -132,10 +135,11 @@ def get_account(request: Request, caller: CallerNow) -> Me:
     """Who asks."""
     accounts: Accounts | None = request.app.state.accounts
     if accounts is None:
-        return Me(account=None, role=caller.role, one_person=True, csrf=None)
+        return Me(account=None, role=caller.role, one_person=True, csrf=None, currency=_currency(request))
     session = accounts.sessions.find(request.cookies.get(COOKIE, "")) if caller.key is None else None
     account = accounts.enabled(caller.account)
-    return Me(account=account, role=caller.role, one_person=False, csrf=session and session[1])
+    csrf = session and session[1]
+    return Me(account=account, role=caller.role, one_person=False, csrf=csrf, currency=_currency(request))
 
 
 @router.post("/account/password", status_code=204)
@@ -234,7 +238,12 @@ def _begin(request: Request, response: Response, account: Account, session: Sess
         samesite="lax",
         secure=request.url.scheme == "https",
     )
-    return Me(account=account, role=account.role, one_person=False, csrf=session.csrf)
+    return Me(account=account, role=account.role, one_person=False, csrf=session.csrf, currency=_currency(request))
+
+
+def _currency(request: Request) -> str | None:
+    prices: Prices = request.app.state.config.prices
+    return prices.currency if prices.any else None
 
 
 def _address(request: Request) -> str:

@@ -69,7 +69,8 @@ export async function request<T>(path: string, options: RequestOptions = {}): Pr
 
 async function refusal(response: Response): Promise<ApiError> {
   const told = (await response.json().catch(() => null)) as { error?: { message?: string; code?: string } } | null;
-  if (response.status === 401) onSignedOut();
+  // A wrong password is refused with 401 too, also where it is asked of somebody who is signed in.
+  if (response.status === 401 && told?.error?.code !== "wrong_password") onSignedOut();
   const after = Number(response.headers.get("Retry-After"));
   const message = told?.error?.message ?? `the server answered with status ${response.status}`;
   return new ApiError(response.status, told?.error?.code ?? null, message, after > 0 ? after : null);

@@ -150,4 +150,6 @@ export interface Me {
   role: string;
   one_person: boolean;
   csrf: string | null;
+  /** Of costs, balances and limits of spending; null where nothing costs anything. */
+  currency: string | null;
 }
