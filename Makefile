@@ -1,28 +1,43 @@
 # make serve: set everything up, and serve the default model.   make test: set everything up, and run the tests.
 # make chat: talk with the default model in the terminal.
+# make web: build the web app, which make serve and make test do too, or say why that is impossible.
 # make native: compile the native kernels, which set-up does too, and show the compiler's warnings.
-# Set-up is skipped as long as the files it depends on have not changed.
+# Set-up is skipped as long as the files it depends on have not changed; it looks itself at those of the web app.
 
-.PHONY: serve chat test lint native sanitize clean
+.PHONY: serve chat test lint web native sanitize clean
 .NOTPARALLEL:
 
 PYTHON := .venv/bin/python
 NATIVE := millet/kernels/native
 SETUP := pyproject.toml requirements.lock scripts/setup $(NATIVE)/build.py $(NATIVE)/src $(wildcard $(NATIVE)/src/*)
 
-serve: .venv/ready
+# $(call npm,ARGUMENTS) where the web app has been set up.
+WEB := $(PYTHON) scripts/web.py
+npm = if $(WEB) --tests --check; then $(WEB) npm $(1); else echo "The web app is not set up and left out" >&2; fi
+
+serve:
+	@scripts/setup web
 	@.venv/bin/millet serve
 
 chat: .venv/ready
 	@.venv/bin/millet chat
 
-test: .venv/ready-test
-	@$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# Both always run; pytest's summary comes last, and a line if it is not the whole truth.
+test:
+	@scripts/setup test
+	@$(call npm,test); web=$$?; \
+	$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder || exit; \
+	[ $$web = 0 ] || { echo "The web app's tests failed: scripts/web.py npm test" >&2; exit 1; }
 
-lint: .venv/ready-test
+lint:
+	@scripts/setup test
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
+	@$(call npm,run check)
+
+web:
+	@MILLET_WEB=required scripts/setup web
 
 native: .venv/ready
 	@$(PYTHON) -m millet.kernels.native.build
@@ -38,6 +53,7 @@ sanitize: .venv/ready-test
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis $(NATIVE)/_native* $(NATIVE)/.build-*
+	rm -rf web/node_modules millet/serve/web millet/serve/.web-*
 
 .venv/ready: $(SETUP)
 	@scripts/setup run

@@ -75,7 +75,7 @@ def python(tree: Path, code: str, *options: str, **settings: str) -> tuple[int, 
     done = subprocess.run(
         [sys.executable, *options, "-c", code],
         cwd=tree,
-        env=kept | {"PYTHONPATH": str(tree)} | settings,
+        env=kept | {"PYTHONPATH": str(tree), "MILLET_WEB": "off"} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -63,5 +63,3 @@ async function removeOldCaches(): Promise<void> {
   const names = (await caches.keys()).filter((name) => name.startsWith("millet-") && name !== CACHE);
   await Promise.all(names.map((name) => caches.delete(name)));
 }
-
-export {}; // a module for the type checker
