@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from millet.reasoning.reply import Event, ToolCall, Usage
@@ -42,7 +42,7 @@ class LiveReplies:
         task = asyncio.create_task(reply.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._forget_later(message.id))
+        task.add_done_callback(lambda _: asyncio.get_running_loop().call_later(KEPT, self._forget, reply))
         return reply
 
     def get(self, account: str, message: str) -> LiveReply:
@@ -51,6 +51,11 @@ class LiveReplies:
         if reply is None or reply.account != account:
             raise ApiError(404, "no such reply is under way; load the conversation again", code="reply_not_found")
         return reply
+
+    def check_ended(self, message: str) -> None:
+        """Raises ApiError 409 for a reply that is under way here."""
+        if message in self._replies and not self._replies[message].done:
+            raise ApiError(409, "the reply is still being written; follow its events", code="reply_streaming")
 
     def check_watchers(self, account: str) -> None:
         """Raises ApiError 429 where the account follows as many replies as it may."""
@@ -81,12 +86,14 @@ class LiveReplies:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
 
-    def _forget_later(self, message: str) -> None:
-        asyncio.get_running_loop().call_later(KEPT, self._replies.pop, message, None)
+    def _forget(self, reply: LiveReply) -> None:
+        if self._replies.get(reply.message.id) is reply:  # and has not gone on since
+            del self._replies[reply.message.id]
 
 
 class LiveReply:
-    """One reply. Its events are numbered from 1, so that a client can say which it has."""
+    """One reply. Its events are numbered from 1, so that a client can say which it has. Of a reply that goes on the
+    first hold what there was of it."""
 
     def __init__(self, message: Message, account: str, answer: Answer, store: Store) -> None:
         self.message = message
@@ -97,29 +104,29 @@ class LiveReply:
         self._store = store
         self._changed = asyncio.Event()
         self._sign = KEEP_ALIVE  # what is told where there is nothing new
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # while there is something to stop
+        self._stopped = False
         self._calls: list[ToolCall] = []
         self._thought_began: float | None = None
         self._thought_seconds: float | None = None  # once it is over
+        self._end: Event | None = None
+        if message.reasoning:
+            self._add({"kind": "reasoning", "text": message.reasoning})
+        if message.content:
+            self._add({"kind": "content", "text": message.content})
 
     def stop(self) -> None:
         """The person has seen enough: the reply ends with what there is."""
-        if not self.done and self._task is not None:
+        if not self._stopped and self._task is not None:
             self._task.cancel()
+        self._stopped = True
 
     async def run(self) -> None:
         self._task = asyncio.current_task()
-        end: Event | None = None
         failure: ApiError | None = None
         try:
-            async with aclosing(self._answer.batches(SILENCE)) as batches:
-                async for batch in batches:
-                    for event in batch or ():
-                        end = event if event.kind == "finish" else end
-                        self._take(event)
-                    if not batch:
-                        self._sign = self._waiting()  # once for all who watch
-                    self._tell()
+            if not self._stopped:  # before it began
+                await self._generate()
         except asyncio.CancelledError:
             pass  # stopped; what there is of it is kept
         except Exception as error:
@@ -127,9 +134,10 @@ class LiveReply:
             if failure.status == 500:
                 self._answer.log_exception(error, self.message.id)
         finally:
+            self._task = None  # the end is written, whoever wants to stop it now
             self._answer.close()
         with suppress(asyncio.CancelledError):
-            await self._finish(end, failure)
+            await self._finish(self._end, failure)
 
     async def watch(self, after: int = 0) -> AsyncGenerator[str, None]:
         """Server-sent events behind number `after`, to the end, with the place in the queue while it waits."""
@@ -142,6 +150,15 @@ class LiveReply:
             await self._changed.wait()
             if after >= len(self.events):
                 yield self._sign
+
+    async def _generate(self) -> None:
+        async with aclosing(self._answer.batches(SILENCE)) as batches:
+            async for batch in batches:
+                for event in batch or ():
+                    self._take(event)
+                if not batch:
+                    self._sign = self._waiting()  # once for all who watch
+                self._tell()
 
     def _waiting(self) -> str:
         ticket = self._answer.ticket
@@ -163,6 +180,8 @@ class LiveReply:
             case "tool_call" if event.tool_call is not None:
                 self._calls.append(event.tool_call)
                 self._add({"kind": "tool_call", "tool_call": asdict(event.tool_call)})
+            case "finish":
+                self._end = event
 
     def _end_thought(self) -> float:
         """Its seconds so far, if it is under way, or in all."""
@@ -179,7 +198,7 @@ class LiveReply:
         self._changed = asyncio.Event()
 
     async def _finish(self, end: Event | None, failure: ApiError | None) -> None:
-        """On disk first, then told."""
+        """On disk first, then told. What the reply has used before it went on is part of it."""
         status: Status = "failed" if failure else "stopped" if end is None else "complete"
         if failure is not None and failure.code == STOPPING:
             status = "interrupted"
@@ -187,8 +206,9 @@ class LiveReply:
         reason = end.finish_reason if end is not None else None
         # Of a reply that broke off nobody else has taken the time.
         thought = end.thought_seconds if end is not None else self._end_thought()
-        seconds = end.seconds if end is not None else self._answer.seconds
-        used = usage if usage != Usage() else None
+        thought += self.message.thought_seconds
+        seconds = (end.seconds if end is not None else self._answer.seconds) + (self.message.seconds or 0.0)
+        used = _together(self.message.usage, usage)
         written = self._store.replies.finish(
             self.message.id,
             status,
@@ -213,3 +233,14 @@ class LiveReply:
         )
         self.done = True
         self._tell()
+
+
+def _together(before: Usage | None, now: Usage) -> Usage | None:
+    """Of a reply in two runs: all that was generated, and the prompt of the last. None where nothing was counted."""
+    if before is None or now == Usage():
+        return before if now == Usage() else now
+    return replace(
+        now,
+        completion_tokens=before.completion_tokens + now.completion_tokens,
+        reasoning_tokens=before.reasoning_tokens + now.reasoning_tokens,
+    )

@@ -86,6 +86,8 @@ def _messages(messages: tuple[Mapping[str, Any], ...], dialect: str) -> dict[str
     if dialect == "openai":
         raise ApiError(422, "the server behind this model cannot go on from a beginning", param="messages")
     last = {name: value for name, value in messages[-1].items() if name != "prefix"}
+    if not last.get("content"):  # these look for its content in the prompt, and go on from there
+        raise ApiError(422, "the server behind this model cannot go on in the middle of a thought", param="messages")
     body: dict[str, Any] = {"messages": [*messages[:-1], last]}
     if dialect in ("vllm", "sglang"):
         body |= {"continue_final_message": True}

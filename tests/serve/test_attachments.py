@@ -16,7 +16,8 @@ from millet.errors import MilletError
 from millet.models.catalog import CatalogEntry, read_catalog
 from millet.serve import attachments
 from millet.serve.attachments import FILE_TEMPLATE, template_of, with_files
-from millet.serve.store import Attachment, Message, Store
+from millet.serve.store import Attachment, Message, Store, migrations
+from millet.serve.store.database import Database, _connectable
 from millet.serve.store.transfer import to_markdown
 from tests.serve.fakes import FakeBackend
 from tests.serve.small_app import Browser, small_app
@@ -155,20 +156,26 @@ def test_they_are_found_by_name_and_text(store: Store) -> None:
 
 
 def test_a_database_of_before_has_no_files(database_url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__path__[0])).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    database = Database(_connectable(database_url))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            sa.text("INSERT INTO conversations (id, account, title, created, updated) VALUES ('c', 'local', '', 1, 1)")
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO messages (id, conversation, role, content, reasoning, tool_calls, status, "
+                "thought_seconds, created) VALUES ('m', 'c', 'user', 'hello', '', '[]', 'complete', 0, 1)"
+            )
+        )
+    database.close()
     with Store.open(database_url) as store:
-        message = keep(store)
-        config = Config()
-        folder = Path(attachments.__file__).parent / "store" / "migrations"
-        config.set_main_option("script_location", str(folder).replace("%", "%%"))
-        config.set_main_option("path_separator", "os")
-        with store.database.write() as connection:
-            for column in ("attachments", "seconds"):
-                connection.execute(sa.text(f"ALTER TABLE messages DROP COLUMN {column}"))
-            config.attributes["connection"] = connection
-            command.stamp(config, "0001")
-    with Store.open(database_url) as store:
-        found = store.conversations.path(ME, message.id)[-1]
-    assert (found, found.attachments, found.seconds) == (message, (), None)
+        (found,) = store.conversations.tree(ME, "c").messages
+    assert (found.content, found.attachments, found.seconds) == ("hello", (), None)
 
 
 # Exports

@@ -179,7 +179,7 @@ def test_an_account_follows_so_many_replies_and_no_more(monkeypatch: pytest.Monk
 
 @pytest.mark.asyncio
 async def test_a_slow_client_misses_nothing() -> None:
-    reply = LiveReply(cast(Message, None), "me", cast(Answer, None), cast(Store, None))
+    reply = LiveReply(Message("a", "b", None, "assistant", ""), "me", cast(Answer, None), cast(Store, None))
     reply.events = ["1"]
     watching = reply.watch()
     told = [await anext(watching)]

@@ -22,7 +22,9 @@ from millet.serve.routes.replies import get_service
 from millet.serve.service import Service
 from millet.serve.sse import to_json
 from millet.serve.store import Message, Store
+from millet.serve.store.conversations import check_can_go_on
 from millet.serve.store.records import ID
+from millet.serve.turns import call_of
 from millet.serve.validation import Body
 
 router = APIRouter(prefix="/api", tags=["conversations"])
@@ -31,22 +33,32 @@ WhoAsks = Annotated[Caller, Depends(get_caller)]
 Kept = Annotated[Store, Depends(get_store)]
 
 
-class NewReply(Body):
-    """content: what the person says, a new message after `parent` (null begins the conversation); left out, `parent`
-    itself, a person's message, is answered, which makes another version of its reply. attachments: files that come with
-    the content. think: "off", "auto", "on", or the most tokens of a thought. system: instructions that stand before the
+class ReplyOptions(Body):
+    """think: "off", "auto", "on", or the most tokens of a thought. system: instructions that stand before the
     conversation."""
 
-    content: Annotated[str, Field(min_length=1)] | None = None
-    attachments: Files = Field(default_factory=list)
-    parent: Annotated[str, Field(pattern=ID)] | None = None
-    model: str | None = None
     think: Literal["off", "auto", "on"] | Annotated[int, Field(ge=0)] | None = None
     system: str | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    @property
+    def options(self) -> Options:
+        given = self.model_dump(include={"think", "max_tokens", "temperature", "top_p", "seed"}, exclude_none=True)
+        return cast(Options, given)
+
+
+class NewReply(ReplyOptions):
+    """content: what the person says, a new message after `parent` (null begins the conversation); left out, `parent`
+    itself, a person's message, is answered, which makes another version of its reply. attachments: files that come with
+    the content."""
+
+    content: Annotated[str, Field(min_length=1)] | None = None
+    attachments: Files = Field(default_factory=list)
+    parent: Annotated[str, Field(pattern=ID)] | None = None
+    model: str | None = None
 
     @model_validator(mode="after")
     def _come_with_content(self) -> NewReply:
@@ -76,10 +88,7 @@ async def create_reply(
     """Say something and have it answered, or have it answered again. The stream begins with the messages' ids; the
     reply goes on, and is kept, when the client goes away."""
     branch = await _branch(store, caller.account, conversation, body)
-    model = body.model or next(iter(service.backends))
-    options = body.model_dump(include={"think", "max_tokens", "temperature", "top_p", "seed"}, exclude_none=True)
-    template = template_of(service.resolve(model)[0])
-    answer = await service.open(caller, ChatRequest(model, _messages(branch, body, template), cast(Options, options)))
+    answer = await service.open(caller, _request(service, body.model, branch, body, asked=body))
     try:
         asked, message = await to_thread.run_sync(_begin, store, caller.account, conversation, body, answer.model)
     except BaseException:
@@ -88,6 +97,33 @@ async def create_reply(
     request.state.answer = answer
     reply = live.start(message, caller.account, answer)
     return _stream(reply, reply.watch(), asked)
+
+
+@router.post("/replies/{message}/continue")
+async def continue_reply(
+    message: Annotated[str, Path(pattern=ID)],
+    body: ReplyOptions,
+    request: Request,
+    caller: WhoAsks,
+    store: Kept,
+    live: Live,
+    service: Annotated[Service, Depends(get_service)],
+) -> StreamingResponse:
+    """Let a reply that was stopped, interrupted or cut off, or that failed, go on from where it was. The stream begins
+    with what there is of it."""
+    branch = await to_thread.run_sync(store.conversations.path, caller.account, message)
+    begun = branch[-1]
+    check_can_go_on(begun)
+    live.check_ended(message)
+    answer = await service.open(caller, _request(service, begun.model, branch[:-1], body, begun=begun))
+    try:
+        resumed = await to_thread.run_sync(store.resume_reply, caller.account, begun)
+    except BaseException:
+        answer.close()
+        raise
+    request.state.answer = answer
+    reply = live.start(resumed, caller.account, answer)
+    return _stream(reply, reply.watch())
 
 
 @router.get("/replies/{message}/events")
@@ -121,22 +157,38 @@ async def _branch(store: Store, account: str, conversation: str, body: NewReply)
     return branch
 
 
-def _messages(branch: Sequence[Message], body: NewReply, template: str) -> tuple[dict[str, Any], ...]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": body.system}] if body.system else []
-    for message in branch:
-        content = with_files(template, message.content, message.attachments)
-        made: dict[str, Any] = {"role": message.role, "content": content}
-        if message.tool_calls:
-            made["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in message.tool_calls
-            ]
-        if message.tool_call_id:
-            made["tool_call_id"] = message.tool_call_id
-        messages.append(made)
-    if body.content is not None:
-        messages.append({"role": "user", "content": with_files(template, body.content, stored(body.attachments))})
-    return tuple(messages)
+def _request(
+    service: Service,
+    model: str | None,
+    branch: Sequence[Message],
+    wanted: ReplyOptions,
+    *,
+    asked: NewReply | None = None,
+    begun: Message | None = None,
+) -> ChatRequest:
+    """asked: its content stands behind the branch. begun: the reply is to go on from there. Raises ApiError 404."""
+    model = model or next(iter(service.backends))
+    template = template_of(service.resolve(model)[0])
+    messages: list[dict[str, Any]] = [{"role": "system", "content": wanted.system}] if wanted.system else []
+    messages += [_shown(message, template) for message in branch]
+    if asked is not None and asked.content is not None:
+        content = with_files(template, asked.content, stored(asked.attachments))
+        messages.append({"role": "user", "content": content})
+    if begun is not None and (begun.reasoning or begun.content):
+        beginning = {"content": begun.content, "reasoning_content": begun.reasoning}
+        messages.append({"role": "assistant", "prefix": True, **beginning})
+    return ChatRequest(model, tuple(messages), wanted.options)
+
+
+def _shown(message: Message, template: str) -> dict[str, Any]:
+    """As the model sees it."""
+    content = with_files(template, message.content, message.attachments)
+    shown: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        shown["tool_calls"] = [call_of(call.id, call.name, call.arguments) for call in message.tool_calls]
+    if message.tool_call_id:
+        shown["tool_call_id"] = message.tool_call_id
+    return shown
 
 
 def _begin(store: Store, account: str, conversation: str, body: NewReply, model: str) -> tuple[Message | None, Message]:

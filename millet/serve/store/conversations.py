@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -159,6 +159,21 @@ class Conversations:
             _update(connection, conversation, updated=now)
         return message
 
+    def resume_reply(self, account: str, message: Message) -> Message:
+        """The reply streams again, to be written with `ReplyWriter`. message: what its prompt was made of. Raises
+        ApiError 409 where it cannot go on, streams already, or is no longer as the message."""
+        with self._database.write() as connection:
+            _get(connection, account, message.conversation)
+            row = connection.execute(sa.select(*_MESSAGE).where(messages.c.id == message.id).with_for_update()).one()
+            check_can_go_on(found := _message(row))
+            if found != message:
+                raise ApiError(409, "the reply has changed meanwhile; load it again", code="reply_changed")
+            streaming: dict[str, Any] = {"status": "streaming", "finish_reason": None}
+            update = messages.update().where(messages.c.id == message.id)
+            connection.execute(update.values(**streaming, owner=self._owner))
+            _update(connection, message.conversation, updated=time.time())
+        return replace(found, **streaming)
+
     def add_tree(self, account: str, title: str, nodes: Sequence[Message]) -> Conversation:
         """A conversation that came from elsewhere, parents before their children. Ids become new ones, since the old
         may be here already. Raises ApiError 503 while as many come as may at once."""
@@ -196,6 +211,17 @@ class Conversations:
         with self._database.write() as connection:
             _update(connection, conversation.id, deleted=None)
         return conversation
+
+
+def check_can_go_on(message: Message) -> None:
+    """Raises ApiError: 404 for what is no reply, 409 where it streams, or has come to its end."""
+    if message.role != "assistant":
+        raise ApiError(404, "this message is no reply; continue the one that follows it", code="reply_not_found")
+    if message.status == "streaming":
+        raise ApiError(409, "the reply is still being written; follow its events", code="reply_streaming")
+    cut = message.status in ("stopped", "interrupted", "failed") or message.finish_reason in ("length", "loop")
+    if message.tool_calls or not cut:
+        raise ApiError(409, "the reply is complete; say something more, or ask for another one", code="reply_complete")
 
 
 def _row(message: Message) -> dict[str, Any]:

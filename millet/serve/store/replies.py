@@ -18,14 +18,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from millet.reasoning.reply import ToolCall, Usage
+from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
 from millet.serve.store.ownership import Ownership
-from millet.serve.store.records import Status, clean
+from millet.serve.store.records import Message, Status, clean
 from millet.serve.store.schema import conversations, messages
 from millet.serve.store.search import index_again
 
 INTERVAL = 0.5  # seconds between writes of a growing reply
 HELD = 10.0  # seconds until a reply that the database refused is tried again
+PATIENCE = 5.0  # seconds that one who wants to go on with a reply waits for its end to be written
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +44,17 @@ class _Reply:
 
     def row(self) -> dict[str, Any]:
         self.reasoning, self.content = [clean("".join(self.reasoning))], [clean("".join(self.content))]
-        return {"reasoning": self.reasoning[0], "content": self.content[0], "status": "streaming", **self.end}
+        return {"reasoning": self.reasoning[0], "content": self.content[0], **self.end}
 
 
 class ReplyWriter:
-    """Writes the replies that `Conversations.begin_reply` began. No method blocks but `close`."""
+    """Writes the replies that `Conversations.begin_reply` began. No method blocks but `wait_until_written` and `close`.
 
-    def __init__(self, database: Database) -> None:
+    owner: as in `Conversations`."""
+
+    def __init__(self, database: Database, owner: int) -> None:
         self._database = database
+        self._owner = owner
         self._replies: dict[str, _Reply] = {}
         self._grown: set[str] = set()  # since they were last written
         self._ended: set[str] = set()  # of those: somebody waits for the end to be on disk
@@ -58,6 +63,17 @@ class ReplyWriter:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="millet-replies", daemon=True)
         self._thread.start()
+
+    def wait_until_written(self, message: str) -> None:
+        """For the end of a reply. Raises ApiError 409 where that does not come."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: message not in self._replies, timeout=PATIENCE):
+                raise ApiError(409, "the reply is still being written; try again soon", code="reply_streaming")
+
+    def resume(self, message: Message) -> None:
+        """The reply, written to its end before, grows from what there is of it."""
+        with self._changed:
+            self._replies[message.id] = _Reply([message.reasoning], [message.content])
 
     def append(self, message: str, *, reasoning: str = "", content: str = "") -> None:
         """What the reply grew by; on disk within a second. Nothing may follow `finish`."""
@@ -68,7 +84,7 @@ class ReplyWriter:
             reply.reasoning.append(reasoning)
             reply.content.append(content)
             if not self._grown:
-                self._changed.notify()
+                self._changed.notify_all()
             self._grown.add(message)
 
     def finish(
@@ -100,7 +116,7 @@ class ReplyWriter:
                 self._grown.add(message)
                 self._ended.add(message)
                 self._held.pop(message, None)
-                self._changed.notify()
+                self._changed.notify_all()
             return reply.done
 
     def close(self) -> None:
@@ -110,7 +126,7 @@ class ReplyWriter:
             for message, reply in self._replies.items():
                 reply.end = reply.end or {"status": "interrupted", "owner": None}
                 self._grown.add(message)
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
@@ -126,7 +142,8 @@ class ReplyWriter:
                     chosen = {each for each in self._grown if closing or self._held.get(each, now) <= now} | self._ended
                 else:
                     chosen = set(self._ended)
-                batch = {message: self._replies[message].row() for message in chosen}
+                streaming = {"status": "streaming", "owner": self._owner}
+                batch = {message: streaming | self._replies[message].row() for message in chosen}
                 self._grown -= chosen
                 self._ended.clear()
             if batch:
@@ -155,7 +172,7 @@ class ReplyWriter:
 
     def _commit(self, batch: Mapping[str, dict[str, Any]]) -> None:
         with self._database.write() as connection:
-            _write(connection, batch)
+            _write(connection, batch, self._owner)
         self._written(batch)
 
     def _can_write(self) -> bool:
@@ -174,6 +191,7 @@ class ReplyWriter:
                     reply = self._replies.pop(message)
                     if not reply.done.done():
                         reply.done.set_result(None)
+            self._changed.notify_all()
 
     def _failed(self, batch: Mapping[str, dict[str, Any]], error: Exception, held: float = 0.0) -> None:
         with self._changed:
@@ -185,10 +203,11 @@ class ReplyWriter:
                     done.set_exception(error)
 
 
-def _write(connection: sa.Connection, batch: Mapping[str, dict[str, Any]]) -> None:
-    # An interrupted one may be ours: taken for a dead process's while PostgreSQL had lost our connection.
-    unfinished = sa.or_(messages.c.status == "streaming", messages.c.status == "interrupted")
-    update = messages.update().where(messages.c.id == sa.bindparam("reply"), unfinished)
+def _write(connection: sa.Connection, batch: Mapping[str, dict[str, Any]], owner: int) -> None:
+    # An interrupted one may be ours: taken for a dead process's while PostgreSQL had lost our connection. Where another
+    # process goes on with it by now, it is the other's.
+    ours = sa.or_(messages.c.owner == owner, messages.c.status == "interrupted")
+    update = messages.update().where(messages.c.id == sa.bindparam("reply"), ours)
     growing = [{"reply": message, **row} for message, row in batch.items() if row["status"] == "streaming"]
     if growing:
         connection.execute(update, growing)

@@ -7,7 +7,7 @@ import time
 from millet.serve.store.conversations import Conversations
 from millet.serve.store.database import Database
 from millet.serve.store.ownership import Ownership
-from millet.serve.store.records import Hit
+from millet.serve.store.records import Hit, Message
 from millet.serve.store.replies import ReplyWriter, mark_interrupted
 from millet.serve.store.schema import invitations, sessions
 from millet.serve.store.search import search
@@ -23,7 +23,7 @@ class Store:
         self.database = database
         self._ownership = Ownership(database)
         self.conversations = Conversations(database, self._ownership.number)
-        self.replies = ReplyWriter(database)
+        self.replies = ReplyWriter(database, self._ownership.number)
         self.usage = UsageLog(database)
 
     @classmethod
@@ -45,6 +45,14 @@ class Store:
         with self.database.write() as connection:
             connection.execute(sessions.delete().where(sessions.c.expires < now))
             connection.execute(invitations.delete().where(invitations.c.expires < now))
+
+    def resume_reply(self, account: str, message: Message) -> Message:
+        """Let a reply that did not come to its end go on from where it was, as `message` has it. Raises ApiError as
+        `Conversations.resume_reply`."""
+        self.replies.wait_until_written(message.id)
+        resumed = self.conversations.resume_reply(account, message)
+        self.replies.resume(resumed)
+        return resumed
 
     def search(self, account: str, text: str, limit: int = 20) -> list[Hit]:
         """The account's messages and titles that have all words of the text, newest first."""
