@@ -24,6 +24,7 @@ from millet.serve.parts import open_parts
 from millet.serve.refusals import refusal
 from millet.serve.routes import (
     accounts,
+    admin,
     changes,
     conversations,
     health,
@@ -39,7 +40,7 @@ from millet.serve.validation import first_problem
 
 UNREADABLE = "the body is not JSON that can be read; check its syntax and its nesting"
 # The page's files come last: they take what the others left.
-ROUTERS = (openai, messages, responses, models, changes, live, conversations, accounts, health, page)
+ROUTERS = (openai, messages, responses, models, changes, live, conversations, accounts, admin, health, page)
 
 
 def create_app(config: ServeConfig, backends: Mapping[str, Backend], store: Store) -> FastAPI:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -13,7 +13,7 @@ from millet.serve.caller import Limits
 from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
 from millet.serve.store.records import clean, new_id
-from millet.serve.store.schema import api_keys
+from millet.serve.store.schema import accounts, api_keys
 from millet.serve.tokens import digest, new_token, same
 
 PREFIX = "mk-"
@@ -35,6 +35,15 @@ class Key:
     revoked: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnedKey(Key):
+    """account: the id; account_name: what it signs in with."""
+
+    account: str
+    account_name: str
+
+
+Some = TypeVar("Some", bound=Key)
 _KEY = [api_keys.c[f.name] for f in fields(Key)]
 
 
@@ -57,11 +66,20 @@ class Keys:
         """Newest first, revoked ones too: their usage goes on to be shown."""
         query = sa.select(*_KEY).where(api_keys.c.account == account).order_by(api_keys.c.created.desc())
         with self._database.read() as connection:
-            return [_key(row) for row in connection.execute(query)]
+            return [_made(Key, row) for row in connection.execute(query)]
 
-    def revoke(self, account: str, key: str) -> None:
-        """For good. Raises ApiError 404."""
-        valid = sa.and_(api_keys.c.id == key, api_keys.c.account == account, api_keys.c.revoked.is_(None))
+    def list_all(self) -> Sequence[OwnedKey]:
+        """Of all accounts, as `list`."""
+        query = sa.select(*_KEY, api_keys.c.account, accounts.c.name.label("account_name")).join(accounts)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(api_keys.c.created.desc()))
+            return [_made(OwnedKey, row) for row in rows]
+
+    def revoke(self, account: str | None, key: str) -> None:
+        """For good. account: whose it must be; None: anybody's. Raises ApiError 404."""
+        valid = sa.and_(api_keys.c.id == key, api_keys.c.revoked.is_(None))
+        if account is not None:
+            valid &= api_keys.c.account == account
         with self._database.write() as connection:
             if not connection.execute(api_keys.update().where(valid).values(revoked=time.time())).rowcount:
                 raise ApiError(404, "there is no such key, or it is revoked already", code="key_not_found")
@@ -79,9 +97,9 @@ class Keys:
         if (row.last_used or 0.0) < now - USED_EVERY:
             with self._database.write() as connection:
                 connection.execute(api_keys.update().where(api_keys.c.id == row.id).values(last_used=now))
-        return row.account, _key(row)
+        return row.account, _made(Key, row)
 
 
-def _key(row: Any) -> Key:
-    values = {f.name: row._mapping[f.name] for f in fields(Key)}
-    return Key(**values | {"limits": Limits(**values["limits"])})
+def _made(kind: type[Some], row: Any) -> Some:
+    values = {f.name: row._mapping[f.name] for f in fields(kind)}
+    return kind(**values | {"limits": Limits(**values["limits"])})

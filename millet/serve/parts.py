@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,7 +23,9 @@ from millet.serve.store import Store
 def open_parts(
     state: Any, config: ServeConfig, backends: Mapping[str, Backend], store: Store, stack: AsyncExitStack
 ) -> None:
-    """Fill the application's state: store, accounts, service, live. Models load meanwhile, in the background."""
+    """Fill the application's state: store, accounts, service, live, and when it was `opened`. Models load meanwhile, in
+    the background."""
+    state.opened = time.monotonic()
     state.store = store
     state.accounts = accounts = Accounts(store, config.limits) if config.users else None
     ledger = Ledger(store, accounts, config.prices)

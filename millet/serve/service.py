@@ -17,6 +17,7 @@ from millet.serve.chat import Backend, ChatRequest, Prepared
 from millet.serve.errors import ApiError
 from millet.serve.logs import RequestLog
 from millet.serve.metrics import Metrics
+from millet.serve.pace import Pace
 
 ALIASES = {"deepseek-chat": "off", "deepseek-reasoner": "on"}
 """Names that DeepSeek's clients come with; they mean the default model."""
@@ -50,6 +51,7 @@ class Service:
         self.admission = admission
         self.metrics = metrics
         self.log = log
+        self.paces = {name: Pace() for name in backends}
         self._spending = spending
         self._on_usage = on_usage
         self._max_tokens = max_tokens
@@ -77,6 +79,11 @@ class Service:
             )
         name, think = names[model]
         return name, "off" if think == "off" else "on"
+
+    def running(self, model: str) -> int:
+        """Replies of this model that have begun, each sample of them."""
+        entries = (answer.ticket.entry for answer in self.answers if answer.model == model)
+        return sum(entry.width for entry in entries if entry.running)
 
     async def count_tokens(self, caller: Caller, request: ChatRequest) -> int:
         """Of the prompt. Counts as a request. Raises MilletError."""
@@ -242,6 +249,7 @@ class Answer:
             self._generated += len(event.token_ids)
             self._thought += len(event.token_ids) if event.kind == "reasoning" else 0
             self.ticket.charge(output=len(event.token_ids))
+            self._service.paces[self.model].add(len(event.token_ids))
 
     def _settle(self) -> None:
         """What was used, also by a reply that broke off: its prompt was read, and its tokens were generated."""

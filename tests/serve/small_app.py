@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from millet.serve.accounts import Accounts
 from millet.serve.config import ServeConfig
 from millet.serve.errors import ApiError
-from millet.serve.routes import accounts, changes, conversations
+from millet.serve.routes import accounts, admin, changes, conversations
 from millet.serve.store import Store
 
 PASSWORD = "correct horse"
@@ -24,6 +24,7 @@ def small_app(store: Store, people: Accounts | None) -> FastAPI:
     app.state.store = store
     app.state.accounts = people
     app.include_router(accounts.router)
+    app.include_router(admin.router)
     app.include_router(changes.router)
     app.include_router(conversations.router)
 
