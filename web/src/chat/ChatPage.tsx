@@ -16,6 +16,8 @@ import { Settings, Shortcuts } from "./Settings";
 import { ConversationActions, Menu, Sidebar } from "./Sidebar";
 import { Thread } from "./Thread";
 import "../styles/chat.css";
+import "../styles/composer.css";
+import "../styles/list.css";
 
 const WIDE = "(min-width: 56rem)";
 

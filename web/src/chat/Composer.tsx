@@ -35,7 +35,7 @@ export function Composer({ store, last, attaching, options }: Props) {
       const asked = aui.thread.getState().messages.findLast((each) => each.role === "user");
       if (asked === undefined) return;
       event.preventDefault();
-      aui.thread.message({ id: asked.id }).composer.beginEdit();
+      aui.thread.message({ id: asked.id }).composer().beginEdit();
     }
     if (event.key === "Enter" && !event.shiftKey && tooLong) event.preventDefault();
   };
