@@ -1,0 +1,88 @@
+/** Numbers, money, times and sizes as the language in use writes them. */
+
+import { languageTag } from "../i18n";
+
+export function number(n: number, digits = 0): string {
+  return n.toLocaleString(languageTag(), { maximumFractionDigits: digits });
+}
+
+/** A figure that has to be short, such as 1.2M. */
+export function compact(n: number): string {
+  return n.toLocaleString(languageTag(), { notation: "compact", maximumFractionDigits: 1 });
+}
+
+/** Replies cost fractions of a cent, so that two digits would show most of them as nothing. */
+export function money(amount: number, currency: string | null): string {
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: Math.abs(amount) < 1 ? 6 : 2 };
+  return amount.toLocaleString(
+    languageTag(),
+    currency === null ? digits : { ...digits, style: "currency", currency, currencyDisplay: "narrowSymbol" },
+  );
+}
+
+/** seconds: since 1970. */
+export function dateTime(seconds: number): string {
+  return new Intl.DateTimeFormat(languageTag(), { dateStyle: "medium", timeStyle: "short" }).format(seconds * 1000);
+}
+
+export function date(seconds: number): string {
+  return new Intl.DateTimeFormat(languageTag(), { dateStyle: "medium" }).format(seconds * 1000);
+}
+
+export function clock(milliseconds: number): string {
+  return new Intl.DateTimeFormat(languageTag(), { timeStyle: "medium" }).format(milliseconds);
+}
+
+/** iso: a day of usage, such as 2026-11-25. The server counts in UTC days, so the reader's zone must not move them. */
+export function utcDay(iso: string): string {
+  return new Intl.DateTimeFormat(languageTag(), { dateStyle: "medium", timeZone: "UTC" }).format(new Date(iso));
+}
+
+const SIZES = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"] as const;
+
+export function bytes(n: number): string {
+  const step = n < 1 ? 0 : Math.min(SIZES.length - 1, Math.floor(Math.log10(n) / 3));
+  return inUnit(n / 1000 ** step, SIZES[step] ?? "byte", step < 2 ? 0 : 1);
+}
+
+const SPANS = [
+  ["day", 86400],
+  ["hour", 3600],
+  ["minute", 60],
+  ["second", 1],
+] as const;
+
+/** The two largest units: "3 days 4 hr". */
+export function duration(seconds: number): string {
+  const first = Math.max(
+    0,
+    SPANS.findIndex(([, length]) => seconds >= length),
+  );
+  const begin = seconds < 1 ? SPANS.length - 1 : first;
+  let rest = Math.floor(seconds);
+  const parts = SPANS.slice(begin, begin + 2).map(([unit, length]) => {
+    const whole = Math.floor(rest / length);
+    rest -= whole * length;
+    return { unit, whole };
+  });
+  const shown = parts.filter(({ whole }, index) => index === 0 || whole > 0);
+  return shown.map(({ unit, whole }) => inUnit(whole, unit, 0)).join(" ");
+}
+
+function inUnit(n: number, unit: string, digits: number): string {
+  return n.toLocaleString(languageTag(), {
+    style: "unit",
+    unit,
+    unitDisplay: "short",
+    maximumFractionDigits: digits,
+  });
+}
+
+/** A language's tag as its name in the language in use. */
+export function languageName(tag: string): string {
+  try {
+    return new Intl.DisplayNames(languageTag(), { type: "language" }).of(tag) ?? tag;
+  } catch {
+    return tag;
+  }
+}
