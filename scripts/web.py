@@ -127,8 +127,9 @@ def _reason(output: str) -> str:
     code = re.search(r"^npm error code (\w+)$", output, re.MULTILINE)
     if code is not None and code[1] in UNREACHABLE:
         return f"npm's registry cannot be reached ({code[1]}); see `npm config get registry`"
-    errors = re.findall(r"^(?:npm error|error|\[\w+\]|\w*Error:) ?(.+)$", output, re.MULTILINE)
-    return " ".join((errors or output.split("\n") or ["it did not say why"])[0].split())
+    told = re.findall(r"^(?:\[[A-Z_]+\]|\w*Error:) (.+)$", output, re.MULTILINE)  # by Vite, then by npm
+    told += re.findall(r"^npm error (?!code |errno |syscall )(.+)$", output, re.MULTILINE)
+    return str((told or output.split("\n"))[0]).strip()
 
 
 def _packages(tests: bool) -> str:
