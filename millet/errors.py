@@ -38,4 +38,10 @@ class BadRequest(MilletError):
 
 
 class PromptTooLong(BadRequest):
-    """The prompt does not fit into the model's context (or into the cache the engine was given)."""
+    """The prompt does not fit into the model's context (or into the cache the engine was given).
+
+    prompt_tokens: how many it has, where they were counted."""
+
+    def __init__(self, message: str, prompt_tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens

@@ -200,7 +200,8 @@ class Assistant:
         if len(prompt.token_ids) >= context:
             raise PromptTooLong(
                 f"the messages are {len(prompt.token_ids)} tokens and the context holds {context}, the reply included; "
-                "shorten them, or start a new conversation"
+                "shorten them, or start a new conversation",
+                len(prompt.token_ids),
             )
         return min(sampling.max_tokens, context - len(prompt.token_ids))
 

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, cast
+from weakref import WeakValueDictionary
 
+from millet.errors import PromptTooLong
 from millet.reasoning.assistant import Options
 from millet.reasoning.reply import Event, Usage, total
 from millet.serve.admission import Admission, Spending, Ticket
@@ -29,6 +31,16 @@ STOPPING = "server_stopping"
 
 OnUsage = Callable[[Caller, str, Usage], None]
 OfCaller = Callable[[Caller], Awaitable[Spending]]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCount:
+    """prompt_tokens: exact, or None where only another server could count them, or they are far too many.
+    context_length: tokens, of prompt and reply together; None where it is not known. fits: a reply to it can begin."""
+
+    prompt_tokens: int | None
+    context_length: int | None
+    fits: bool
 
 
 class Service:
@@ -58,6 +70,7 @@ class Service:
         self.answers: set[Answer] = set()
         """Under way."""
         self._closing = False
+        self._counting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def model_names(self) -> list[str]:
@@ -90,6 +103,19 @@ class Service:
         self.admission.count(caller)
         _, prepared = await self._prepare(request)
         return prepared.prompt_tokens
+
+    async def measure(self, caller: Caller, request: ChatRequest) -> PromptCount:
+        """The prompt of a request that is still being written. Takes no place and counts as no request; but of each
+        account one at a time is counted, so that its typing does not hold up other people's prompts."""
+        model, _ = self.resolve(request.model)
+        async with self._counting.setdefault(caller.account, asyncio.Lock()):
+            tokens: int | None
+            try:
+                tokens, fits = (await self._prepare(request))[1].prompt_tokens, True
+            except PromptTooLong as error:
+                tokens, fits = error.prompt_tokens, False
+        length = self.backends[model].status().context_length
+        return PromptCount(tokens if length is not None else None, length, fits)
 
     async def open(self, caller: Caller, request: ChatRequest) -> Answer:
         """Check and admit a request. Raises MilletError; after that, the answer is under way."""

@@ -19,7 +19,7 @@ from millet.serve.dependencies import get_caller, get_store
 from millet.serve.errors import ApiError
 from millet.serve.live import LiveReplies, LiveReply
 from millet.serve.routes.replies import get_service
-from millet.serve.service import Service
+from millet.serve.service import PromptCount, Service
 from millet.serve.sse import to_json
 from millet.serve.store import Message, Store
 from millet.serve.store.conversations import check_can_go_on
@@ -33,21 +33,23 @@ WhoAsks = Annotated[Caller, Depends(get_caller)]
 Kept = Annotated[Store, Depends(get_store)]
 
 
-class ReplyOptions(Body):
+class PromptOptions(Body):
     """think: "off", "auto", "on", or the most tokens of a thought. system: instructions that stand before the
     conversation."""
 
     think: Literal["off", "auto", "on"] | Annotated[int, Field(ge=0)] | None = None
     system: str | None = None
+
+    @property
+    def options(self) -> Options:
+        return cast(Options, self.model_dump(include=set(Options.__annotations__), exclude_none=True))
+
+
+class ReplyOptions(PromptOptions):
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-
-    @property
-    def options(self) -> Options:
-        given = self.model_dump(include={"think", "max_tokens", "temperature", "top_p", "seed"}, exclude_none=True)
-        return cast(Options, given)
 
 
 class NewReply(ReplyOptions):
@@ -65,6 +67,16 @@ class NewReply(ReplyOptions):
         if self.attachments and self.content is None:
             raise ValueError("should have attachments with content alone")
         return self
+
+
+class Draft(PromptOptions):
+    """What a person is about to say after `parent`."""
+
+    content: str
+    attachments: Files = Field(default_factory=list)
+    conversation: Annotated[str, Field(pattern=ID)] | None = None
+    parent: Annotated[str, Field(pattern=ID)] | None = None
+    model: str | None = None
 
 
 def get_live(request: Request) -> LiveReplies:
@@ -126,6 +138,15 @@ async def continue_reply(
     return _stream(reply, reply.watch())
 
 
+@router.post("/count")
+async def count_draft(
+    body: Draft, caller: WhoAsks, store: Kept, service: Annotated[Service, Depends(get_service)]
+) -> PromptCount:
+    """How long the prompt would be, and whether a reply could follow."""
+    branch = await _path(store, caller.account, body.conversation, body.parent)
+    return await service.measure(caller, _request(service, body.model, branch, body, asked=body))
+
+
 @router.get("/replies/{message}/events")
 async def follow_reply(
     message: str, caller: WhoAsks, live: Live, after: Annotated[int, Query(ge=0)] = 0
@@ -145,25 +166,31 @@ async def stop_reply(message: str, caller: WhoAsks, live: Live) -> None:
 
 async def _branch(store: Store, account: str, conversation: str, body: NewReply) -> Sequence[Message]:
     """The messages before the reply, those that are stored."""
-    if body.parent is None:
-        await to_thread.run_sync(store.conversations.get, account, conversation)
-        branch: Sequence[Message] = ()
-    else:
-        branch = await to_thread.run_sync(store.conversations.path, account, body.parent)
-        if branch[-1].conversation != conversation:
-            raise ApiError(404, "there is no such message in this conversation; load it again", param="parent")
+    branch = await _path(store, account, conversation, body.parent)
     if body.content is None and (not branch or branch[-1].role not in ("user", "tool")):
         raise ApiError(422, "give content, or as parent a person's message that is to be answered", param="content")
     return branch
+
+
+async def _path(store: Store, account: str, conversation: str | None, parent: str | None) -> Sequence[Message]:
+    """The branch that ends with `parent`. Raises ApiError 404, also where that is in another conversation."""
+    if parent is not None:
+        branch = await to_thread.run_sync(store.conversations.path, account, parent)
+        if conversation not in (None, branch[-1].conversation):
+            raise ApiError(404, "there is no such message in this conversation; load it again", param="parent")
+        return branch
+    if conversation is not None:
+        await to_thread.run_sync(store.conversations.get, account, conversation)
+    return ()
 
 
 def _request(
     service: Service,
     model: str | None,
     branch: Sequence[Message],
-    wanted: ReplyOptions,
+    wanted: PromptOptions,
     *,
-    asked: NewReply | None = None,
+    asked: NewReply | Draft | None = None,
     begun: Message | None = None,
 ) -> ChatRequest:
     """asked: its content stands behind the branch. begun: the reply is to go on from there. Raises ApiError 404."""
