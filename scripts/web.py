@@ -76,6 +76,7 @@ def install(tests: bool) -> None:
     """Fetch npm's packages unless they are there. Their own install scripts are not run (web/.npmrc)."""
     if is_installed(tests):
         return
+    tests = tests or (WEB / "node_modules/vitest").exists()  # what somebody works with is not taken away
     # With npm's defaults, a registry that cannot be reached takes more than a minute to be given up.
     patience = ["--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000", "--fetch-timeout=60000"]
     _step("ci", *patience, *([] if tests else ["--omit=dev"]))

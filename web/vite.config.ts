@@ -3,9 +3,10 @@ import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 import { precompress } from "./build/precompress.ts";
 import { serviceWorker } from "./build/serviceWorker.ts";
+import { woff2Only } from "./build/woff2Only.ts";
 
 export default defineConfig({
-  plugins: [react(), serviceWorker(), precompress()],
+  plugins: [react(), woff2Only(), serviceWorker(), precompress()],
   build: {
     outDir: "../millet/serve/web",
     emptyOutDir: true,

@@ -39,7 +39,7 @@ case $FAIL in
     "$1") printf 'transforming...\\nerror during build:\\nError: \\033[31mmain.ts is\\n  wrong\\033[0m\\n'; exit 1 ;;
 esac
 case $1 in
-    ci) rm -rf node_modules; mkdir node_modules ;;
+    ci) rm -rf node_modules; mkdir node_modules; case $* in *--omit=dev*) ;; *) mkdir node_modules/vitest ;; esac ;;
     run) mkdir -p "$5" && cat src/main.ts >"$5/index.html" ;;
     test) exit 3 ;;
 esac
@@ -120,6 +120,8 @@ def test_tests_need_more_packages(tree: Tree) -> None:
     assert tree.web("--tests", "--check").returncode == 0
     tree.write("src/main.ts", "go()")
     assert (tree.web().returncode, tree.told()) == (0, ["run"]), "these are enough for use as well"
+    tree.write("package-lock.json", "{ }")
+    assert (tree.web().returncode, tree.told()) == (0, ["ci all", "run"]), "and nobody loses them"
 
 
 def test_npm_by_hand_has_its_own_status(tree: Tree) -> None:

@@ -19,7 +19,9 @@ declare const __BUILD__: string; // a hash of them
 const CACHE = `millet-${__BUILD__}`;
 
 addEventListener("install", (event) => {
-  const requests = __SHELL__.map((path) => new Request(path, { cache: path.startsWith("/assets/") ? "default" : "reload" }));
+  const requests = __SHELL__.map(
+    (path) => new Request(path, { cache: path.startsWith("/assets/") ? "default" : "reload" }),
+  );
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)));
 });
 
