@@ -27,7 +27,7 @@ test:
 	@scripts/setup test
 	@$(call npm,test); web=$$?; \
 	$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder || exit; \
-	[ $$web = 0 ] || { echo "The web app's tests failed: scripts/web.py npm test" >&2; exit 1; }
+	[ $$web = 0 ] || { echo "The web app's tests failed; run $(WEB) npm test" >&2; exit 1; }
 
 lint:
 	@scripts/setup test
