@@ -1,8 +1,9 @@
 import type { ElementContent } from "hast";
 import { memo, type ReactNode, useContext, useEffect, useMemo, useRef, useState } from "react";
+import { copyText } from "../chat/copy";
 import { useTexts } from "../i18n";
 import { type Block, closesFence, type Fence } from "./blocks";
-import { copyText } from "./clipboard";
+
 import { highlight, prepare } from "./highlight";
 import { languageOf } from "./languages";
 import { inSlices } from "./slices";

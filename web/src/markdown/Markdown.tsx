@@ -10,7 +10,7 @@ import { definitionsOf, type Rendering, renderAll, rows } from "./render";
 import { StillContext } from "./still";
 
 /** How many characters more are drawn in one task, of a text that is long from the start. */
-const STEP = 12_000;
+const STEP = 4000;
 
 /** A model's text. streaming: it is still being written, so that markup at its end may lack its other half. */
 export const Markdown = memo(function Markdown({ text, streaming = false }: { text: string; streaming?: boolean }) {

@@ -10,7 +10,7 @@
  */
 
 /** The longest block, in characters: what the parser reads at each update. */
-export const LIMIT = 3000;
+export const LIMIT = 2000;
 
 export interface Fence {
   /** Width of the white space before the fence; code lines lose as much. */

@@ -6,7 +6,7 @@
  */
 
 import type { Extension as FromMarkdownExtension } from "mdast-util-from-markdown";
-import type { Code, Construct, Extension, State, Tokenizer } from "micromark-util-types";
+import type { Code, Construct, Extension, State, TokenizeContext, Tokenizer } from "micromark-util-types";
 
 declare module "micromark-util-types" {
   interface TokenTypeMap {
@@ -37,9 +37,14 @@ const isSpace = (code: Code) => code === null || code < 0 || code === 32;
 const isDigit = (code: Code) => code !== null && code >= 48 && code <= 57;
 const isWord = (code: Code) => isDigit(code) || (code !== null && (code | 32) >= 97 && (code | 32) <= 122);
 
+/** Closers that are nowhere in the rest of a text: each opener would look for its own up to the end. */
+const missing = new WeakMap<TokenizeContext, Set<string>>();
+
 /** flow: a formula that has its lines for itself, where nothing else can begin. */
 function tokenizer(flow: boolean): Tokenizer {
   return function (effects, ok, nok) {
+    const absent = missing.get(this) ?? new Set<string>();
+    missing.set(this, absent);
     const before = this.previous;
     const parser = this.parser;
     const now = this.now;
@@ -58,20 +63,24 @@ function tokenizer(flow: boolean): Tokenizer {
     const afterDollar: State = (code) => {
       if (code === DOLLAR) {
         effects.consume(code);
-        return content;
+        return begin;
       }
       if (flow || isSpace(code) || isWord(before)) return nok(code);
       single = true;
-      return content(code);
+      return begin(code);
     };
     const afterBackslash: State = (code) => {
       if (code !== 91 && (flow || code !== 40)) return nok(code);
       closer = code === 91 ? 93 : 41;
       effects.consume(code);
-      return content;
+      return begin;
     };
+    const begin: State = (code) => (absent.has(`${closer}${single}`) ? nok(code) : content(code));
     const content: State = (code) => {
-      if (code === null) return nok(code);
+      if (code === null) {
+        absent.add(`${closer}${single}`);
+        return nok(code);
+      }
       if (isEol(code)) {
         // A paragraph gives way to a formula as soon as its first line is known to be one.
         if (flow && interrupt) return ok(code);
