@@ -9,7 +9,7 @@ import { useSession } from "../session";
 import { Frame } from "./Frame";
 import { type Link, readLink } from "./invitation";
 import { Failure, Field, focusFirstError } from "./parts";
-import { isPasswordLong, PasswordField } from "./password";
+import { isPasswordLong, PasswordField, ShowPassword } from "./password";
 import { useAction } from "./useAction";
 
 const LONGEST_NAME = 254;
@@ -67,6 +67,7 @@ function InviteForm({
   const form = useRef<HTMLFormElement>(null);
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");
+  const [shown, setShown] = useState(false);
   const [checked, setChecked] = useState(false);
   const { busy, failure, run } = useAction();
 
@@ -103,10 +104,12 @@ function InviteForm({
       <PasswordField
         label={link.reset ? t.newPassword : t.password}
         kind="new"
+        shown={shown}
         value={password}
         error={checked ? wrongPassword : undefined}
         onChange={setPassword}
       />
+      <ShowPassword shown={shown} onChange={setShown} />
       <Failure error={failure} />
       <button type="submit" className="primary" aria-busy={busy}>
         {link.reset ? t.setPassword : t.makeAccount}

@@ -1,12 +1,12 @@
 /** Keys, one's own or everybody's. Revoked ones are kept out of the way. */
 
-import { useId, useState } from "react";
+import { useState } from "react";
 import type { Limits } from "../api/types";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
 import { date, dateTime } from "./format";
 import { LimitsList } from "./limits";
-import { Table } from "./parts";
+import { Check, Table } from "./parts";
 
 export interface Key {
   id: string;
@@ -32,7 +32,6 @@ export function KeysTable<K extends Key>({
 }) {
   const t = useTexts().admin;
   const { me } = useSession();
-  const id = useId();
   const [all, setAll] = useState(false);
   const revoked = keys.filter((key) => key.revoked !== null).length;
   const shown = all ? keys : keys.filter((key) => key.revoked === null);
@@ -48,7 +47,9 @@ export function KeysTable<K extends Key>({
               <th scope="col">{t.limits}</th>
               <th scope="col">{t.made}</th>
               <th scope="col">{t.lastUsed}</th>
-              <th scope="col">{t.actions}</th>
+              <th scope="col" className="actions">
+                {t.actions}
+              </th>
             </tr>
           </thead>
           <tbody>
@@ -64,7 +65,7 @@ export function KeysTable<K extends Key>({
                 </td>
                 <td>{date(key.created)}</td>
                 <td>{key.last_used === null ? t.never : dateTime(key.last_used)}</td>
-                <td>
+                <td className="actions">
                   {key.revoked === null ? (
                     <button
                       type="button"
@@ -84,12 +85,7 @@ export function KeysTable<K extends Key>({
         </Table>
       )}
       {shown.length === 0 && !all && <p>{t.keysNone}</p>}
-      {revoked > 0 && (
-        <div className="check">
-          <input id={id} type="checkbox" checked={all} onChange={(event) => setAll(event.target.checked)} />
-          <label htmlFor={id}>{t.revokedShow(revoked)}</label>
-        </div>
-      )}
+      {revoked > 0 && <Check label={t.revokedShow(revoked)} checked={all} onChange={setAll} />}
     </>
   );
 }

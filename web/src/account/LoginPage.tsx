@@ -9,7 +9,7 @@ import { useSession } from "../session";
 import { Frame } from "./Frame";
 import { safeNext } from "./next";
 import { Failure, Field, focusFirstError } from "./parts";
-import { PasswordField } from "./password";
+import { PasswordField, ShowPassword } from "./password";
 import { useAction } from "./useAction";
 
 export default function LoginPage() {
@@ -36,6 +36,7 @@ function LoginForm({ onDone }: { onDone: (me: Me) => void }) {
   const first = useRef<HTMLInputElement>(null);
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");
+  const [shown, setShown] = useState(false);
   const [checked, setChecked] = useState(false);
   const { busy, failure, run } = useAction();
 
@@ -64,10 +65,12 @@ function LoginForm({ onDone }: { onDone: (me: Me) => void }) {
       <PasswordField
         label={t.password}
         kind="current"
+        shown={shown}
         value={password}
         error={checked && password === "" ? t.passwordMissing : undefined}
         onChange={setPassword}
       />
+      <ShowPassword shown={shown} onChange={setShown} />
       <Failure error={failure} />
       <button type="submit" className="primary" aria-busy={busy}>
         {t.signIn}

@@ -6,7 +6,7 @@ import { useTexts } from "../i18n";
 import { useSession } from "../session";
 import { useAnnounce } from "./Frame";
 import { Failure, focusFirstError, Section } from "./parts";
-import { isPasswordLong, PasswordField } from "./password";
+import { isPasswordLong, PasswordField, ShowPassword } from "./password";
 import { useAction } from "./useAction";
 
 export function PasswordSection() {
@@ -15,6 +15,7 @@ export function PasswordSection() {
   const { me } = useSession();
   const [old, setOld] = useState("");
   const [fresh, setFresh] = useState("");
+  const [shown, setShown] = useState(false);
   const [checked, setChecked] = useState(false);
   const { busy, failure, run } = useAction();
   const wrong = failure instanceof ApiError && failure.code === "wrong_password";
@@ -47,6 +48,7 @@ export function PasswordSection() {
         <PasswordField
           label={t.oldPassword}
           kind="current"
+          shown={shown}
           value={old}
           error={checked && old === "" ? t.passwordMissing : undefined}
           onChange={setOld}
@@ -54,10 +56,12 @@ export function PasswordSection() {
         <PasswordField
           label={t.newPassword}
           kind="new"
+          shown={shown}
           value={fresh}
           error={checked && !isPasswordLong(fresh) ? t.passwordLength : undefined}
           onChange={setFresh}
         />
+        <ShowPassword shown={shown} onChange={setShown} />
         <Failure error={failure} text={wrong ? t.wrongOld : undefined} />
         <button type="submit" aria-busy={busy}>
           {t.changePassword}

@@ -61,7 +61,8 @@ function Addresses({ base }: { base: string }) {
             t.apiKeyNone
           ) : (
             <>
-              <Link href="/account">{t.apiKeyMake}</Link>. {t.apiKeyShown}
+              <Link href="/account">{t.apiKeyMake}</Link>
+              <p className="soft">{t.apiKeyShown}</p>
             </>
           )}
         </dd>

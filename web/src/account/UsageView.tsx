@@ -97,7 +97,11 @@ function UsageTable({ rows, by, names }: { rows: UsageRow[]; by: Grouping; names
         <thead>
           <tr>
             <th scope="col">{by === "day" ? t.day : t.groups[by]}</th>
-            {by === "day" && <th scope="col">{t.model}</th>}
+            {by === "day" && (
+              <th scope="col" className="text">
+                {t.model}
+              </th>
+            )}
             <th scope="col">{t.requests}</th>
             <th scope="col">{t.input}</th>
             <th scope="col">{t.cached}</th>

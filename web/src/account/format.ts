@@ -13,7 +13,8 @@ export function compact(n: number): string {
 
 /** Replies cost fractions of a cent, so that two digits would show most of them as nothing. */
 export function money(amount: number, currency: string | null): string {
-  const digits = { minimumFractionDigits: 2, maximumFractionDigits: Math.abs(amount) < 1 ? 6 : 2 };
+  const size = Math.abs(amount);
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: size >= 1 ? 2 : size >= 0.01 ? 4 : 6 };
   return amount.toLocaleString(
     languageTag(),
     currency === null ? digits : { ...digits, style: "currency", currency, currencyDisplay: "narrowSymbol" },

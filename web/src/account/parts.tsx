@@ -17,11 +17,10 @@ export function Section({
   aside?: ReactNode;
   children: ReactNode;
 }) {
-  const id = useId();
   return (
-    <section aria-labelledby={id}>
+    <section>
       <div className="section-head">
-        <h2 id={id} tabIndex={-1} ref={heading}>
+        <h2 tabIndex={-1} ref={heading}>
           {title}
         </h2>
         {aside}
@@ -81,6 +80,27 @@ export function Field({ label, hint, error, ...input }: FieldProps) {
           {error}
         </p>
       )}
+    </div>
+  );
+}
+
+export function Check({
+  label,
+  quiet = false,
+  checked,
+  onChange,
+}: {
+  label: string;
+  /** Beside something that matters more. */
+  quiet?: boolean;
+  checked: boolean;
+  onChange: (checked: boolean) => void;
+}) {
+  const id = useId();
+  return (
+    <div className={quiet ? "check quiet" : "check"}>
+      <input id={id} type="checkbox" checked={checked} onChange={(event) => onChange(event.target.checked)} />
+      <label htmlFor={id}>{label}</label>
     </div>
   );
 }

@@ -1,8 +1,7 @@
-/** A password's field: it can be shown, since what is mistyped in the dark cannot be corrected. */
+/** Passwords in forms. They can be shown, since what is mistyped in the dark cannot be corrected. */
 
-import { useId, useState } from "react";
 import { useTexts } from "../i18n";
-import { Field } from "./parts";
+import { Check, Field } from "./parts";
 
 const LEAST = 8;
 const MOST = 1024;
@@ -16,37 +15,35 @@ export function isPasswordLong(text: string): boolean {
 export function PasswordField({
   label,
   kind,
+  shown,
   value,
   error,
   onChange,
 }: {
   label: string;
   kind: "current" | "new";
+  shown: boolean;
   value: string;
   error?: string | undefined;
   onChange: (text: string) => void;
 }) {
   const t = useTexts().admin;
-  const [shown, setShown] = useState(false);
-  const id = useId();
   return (
-    <div className="password">
-      <Field
-        label={label}
-        type={shown ? "text" : "password"}
-        name={kind === "current" ? "password" : "new-password"}
-        autoComplete={`${kind}-password`}
-        autoCapitalize="none"
-        spellCheck={false}
-        hint={kind === "new" ? t.passwordHint : undefined}
-        value={value}
-        error={error}
-        onChange={(event) => onChange(event.target.value)}
-      />
-      <div className="check">
-        <input id={id} type="checkbox" checked={shown} onChange={(event) => setShown(event.target.checked)} />
-        <label htmlFor={id}>{t.passwordShow}</label>
-      </div>
-    </div>
+    <Field
+      label={label}
+      type={shown ? "text" : "password"}
+      name={kind === "current" ? "password" : "new-password"}
+      autoComplete={`${kind}-password`}
+      autoCapitalize="none"
+      spellCheck={false}
+      hint={kind === "new" ? t.passwordHint : undefined}
+      value={value}
+      error={error}
+      onChange={(event) => onChange(event.target.value)}
+    />
   );
+}
+
+export function ShowPassword({ shown, onChange }: { shown: boolean; onChange: (shown: boolean) => void }) {
+  return <Check quiet label={useTexts().admin.passwordShow} checked={shown} onChange={onChange} />;
 }

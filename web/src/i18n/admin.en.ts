@@ -194,7 +194,7 @@ export const adminEn = {
   ofQueue: (n: string) => `of ${n} places`,
   speed: "Tokens per second",
   memory: "Memory",
-  uptime: "Running for",
+  uptime: "Up for",
   cache: "Cache",
   stale: (when: string) => `These figures are from ${when}.`,
   lastMinutes: "The last two minutes",

@@ -1,13 +1,13 @@
 /** An account's role, limits and balance, and whether it is disabled. */
 
-import { type FormEvent, useId, useState } from "react";
+import { type FormEvent, useState } from "react";
 import { request } from "../../api/client";
 import type { Account, Limits } from "../../api/types";
 import { useTexts } from "../../i18n";
 import { useSession } from "../../session";
 import { Dialog } from "../Dialog";
 import { LIMITS, LimitsFields, limitTexts, readLimits } from "../limits";
-import { Failure, Field, focusFirstError, Select } from "../parts";
+import { Check, Failure, Field, focusFirstError, Select } from "../parts";
 import { useAction } from "../useAction";
 
 interface Draft {
@@ -46,7 +46,6 @@ export function EditAccount({
 }) {
   const t = useTexts();
   const { me } = useSession();
-  const id = useId();
   const [role, setRole] = useState(account.role);
   const [disabled, setDisabled] = useState(account.disabled);
   const [limits, setLimits] = useState(limitTexts(account.limits));
@@ -74,10 +73,7 @@ export function EditAccount({
           <option value="member">{t.admin.roles.member}</option>
           <option value="admin">{t.admin.roles.admin}</option>
         </Select>
-        <div className="check">
-          <input id={id} type="checkbox" checked={disabled} onChange={(event) => setDisabled(event.target.checked)} />
-          <label htmlFor={id}>{t.admin.disable}</label>
-        </div>
+        <Check label={t.admin.disable} checked={disabled} onChange={setDisabled} />
         <LimitsFields
           texts={limits}
           onChange={setLimits}

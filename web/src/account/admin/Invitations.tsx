@@ -56,7 +56,9 @@ export function Invitations({
                   <th scope="col">{t.role}</th>
                   <th scope="col">{t.made}</th>
                   <th scope="col">{t.expires}</th>
-                  <th scope="col">{t.actions}</th>
+                  <th scope="col" className="actions">
+                    {t.actions}
+                  </th>
                 </tr>
               </thead>
               <tbody>
@@ -66,7 +68,7 @@ export function Invitations({
                     <td>{t.roles[invitation.role]}</td>
                     <td>{dateTime(invitation.created)}</td>
                     <td>{dateTime(invitation.expires)}</td>
-                    <td>
+                    <td className="actions">
                       <button
                         type="button"
                         className="danger"

@@ -85,7 +85,9 @@ function AccountsTable({
           <th scope="col">{t.limits}</th>
           {paid && <th scope="col">{t.balance}</th>}
           <th scope="col">{t.since}</th>
-          <th scope="col">{t.actions}</th>
+          <th scope="col" className="actions">
+            {t.actions}
+          </th>
         </tr>
       </thead>
       <tbody>
