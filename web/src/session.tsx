@@ -61,7 +61,9 @@ export function SessionProvider({
     whenSignedOut(() => {
       setMe(NOBODY);
       if (!/^\/(login|invite)/.test(window.location.pathname)) {
-        navigate(`/login?next=${encodeURIComponent(window.location.pathname)}`, { replace: true });
+        navigate(`/login?next=${encodeURIComponent(window.location.pathname + window.location.search)}`, {
+          replace: true,
+        });
       }
     });
   }, [navigate]);

@@ -1,7 +1,7 @@
 /** Signing in. */
 
 import { type FormEvent, useEffect, useRef, useState } from "react";
-import { useLocation, useSearch } from "wouter";
+import { useLocation } from "wouter";
 import { request } from "../api/client";
 import type { Me } from "../api/types";
 import { useTexts } from "../i18n";
@@ -16,7 +16,7 @@ export default function LoginPage() {
   const t = useTexts();
   const { me, refresh } = useSession();
   const [, navigate] = useLocation();
-  const next = safeNext(useSearch(), window.location.origin);
+  const [next] = useState(() => safeNext(window.location.search, window.location.origin));
   const signedIn = me.account !== null;
 
   // Also where another tab, or the way back, brought somebody here who is in already.

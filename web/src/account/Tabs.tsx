@@ -1,6 +1,6 @@
 /** Tabs as the ARIA practices have them: one is in the tab order, arrows, Home and End lead to the others. */
 
-import { type KeyboardEvent, type ReactNode, useId, useRef } from "react";
+import { type KeyboardEvent, type ReactNode, useEffect, useId, useRef } from "react";
 
 export function Tabs<Name extends string>({
   label,
@@ -18,6 +18,10 @@ export function Tabs<Name extends string>({
 }) {
   const id = useId();
   const list = useRef<HTMLDivElement>(null);
+
+  useEffect(() => {
+    list.current?.querySelector(`[id="${id}-${selected}"]`)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [id, selected]);
 
   const onKeyDown = (event: KeyboardEvent) => {
     const at = tabs.findIndex(({ name }) => name === selected);

@@ -1,6 +1,6 @@
 /** Small parts of these pages: sections, failures, fields, tables that scroll by themselves. */
 
-import { type ComponentProps, type ReactNode, type Ref, useId } from "react";
+import { type ComponentProps, type ReactNode, type Ref, useEffect, useId, useRef } from "react";
 import { useTexts } from "../i18n";
 import { describe } from "./failures";
 import type { Loaded } from "./useLoad";
@@ -33,9 +33,15 @@ export function Section({
 /** error: null shows nothing. text: instead of what the error says by itself. */
 export function Failure({ error, text, retry }: { error: unknown; text?: string | undefined; retry?: () => void }) {
   const t = useTexts();
+  const box = useRef<HTMLDivElement>(null);
+  const ofAction = error !== null && retry === undefined;
+  // On a phone a form is longer than the screen, and nobody would know why its button does nothing.
+  useEffect(() => {
+    if (ofAction) box.current?.scrollIntoView({ block: "nearest" });
+  }, [ofAction]);
   if (error === null) return null;
   return (
-    <div role="alert" className="failure">
+    <div role="alert" className="failure" ref={box}>
       <p>{text ?? describe(error, t)}</p>
       {retry && (
         <button type="button" onClick={retry}>

@@ -32,7 +32,7 @@ export const adminEn = {
   passwordLength: "A password has 8 to 1024 characters",
 
   failures: {
-    unreachable: "The server cannot be reached. Nothing was changed; try again.",
+    unreachable: "The server cannot be reached. Try again.",
     wrong_password: "The name or the password is wrong.",
     too_many_attempts: (wait: string | null) =>
       `Too many attempts to sign in. ${wait === null ? "Try again later." : `Try again in ${wait}.`}`,

@@ -32,7 +32,7 @@ export const adminZh: typeof adminEn = {
   passwordLength: "密码需要 8 到 1024 个字符",
 
   failures: {
-    unreachable: "无法连接服务器。没有任何改动，请重试。",
+    unreachable: "无法连接服务器，请重试。",
     wrong_password: "名称或密码不正确。",
     too_many_attempts: (wait) => `登录尝试次数过多。${wait === null ? "请稍后再试。" : `请在 ${wait}后再试。`}`,
     name_taken: "此名称已被使用，请换一个。",
