@@ -5,11 +5,16 @@ import secrets
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from millet.kernels.cpu import read_cpu
 from millet.kernels.native import library
+
+# No test has a threshold on time: a machine may have other things to do.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 MOST_WORKERS = 8  # of `pytest -n auto`; each takes some 2 GB
 

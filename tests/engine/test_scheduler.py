@@ -4,7 +4,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millet.engine.runner import Runner
@@ -77,7 +77,7 @@ class HalfRight:
         pass
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(workloads(), st.integers(0, 2**32))
 def test_everyone_finishes_with_their_own_text(workload, seed):
     network = FakeNetwork(seed, mtp=workload["speculation"] == "mtp")

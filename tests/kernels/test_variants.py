@@ -21,14 +21,12 @@ NEEDS["avx512"] = {"avx512f", "avx512_vnni"}
 # What the kernels must hold to, whatever they are made of: products to the last bit, sums in float64, the rules of
 # routing and of drawing.
 TESTS = ["test_products.py", "test_ops.py", "test_experts.py", "test_draw.py"]
-TESTS += [
-    f"test_native_attention.py::{name}"
-    for name in (
-        "test_random_steps_over_scattered_blocks_are_the_plain_sums",
-        "test_scores_far_apart_do_not_overflow",
-        "test_cached_halves_are_rounded_to_the_nearest",
-    )
+ATTENTION = ["test_scores_far_apart_do_not_overflow", "test_cached_halves_are_rounded_to_the_nearest"]
+ATTENTION += [
+    f"test_random_steps_over_scattered_blocks_are_the_plain_sums[{shape}]"
+    for shape in ("grouped-dtype1", "odd widths-dtype0", "one value-dtype1", "latent-dtype0", "odd latent-dtype1")
 ]
+TESTS += [f"test_native_attention.py::{name}" for name in ATTENTION]
 
 pytestmark = pytest.mark.usefixtures("with_native")
 

@@ -24,7 +24,7 @@ from tests.reasoning.toys import toy_model
 from tests.serve.fakes import running
 
 SEED = secrets.randbelow(2**31)
-bounded = settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+bounded = settings(max_examples=40, database=None, suppress_health_check=list(HealthCheck))
 
 # Values that mean something to somebody on the way: templates, think marks, tool calls, JSON.
 TEXT = st.text(max_size=12) | st.sampled_from(

@@ -136,7 +136,7 @@ def test_the_sdk_streams_what_it_gets_whole() -> None:
         assert response.tools[0].type == "function"
 
 
-@settings(deadline=None, max_examples=60, print_blob=True)
+@settings(max_examples=60, print_blob=True)
 @given(events=REPLIES)
 def test_every_legal_reply_arrives_as_it_was(events: list[Event]) -> None:
     thought, answer, calls = texts(events)

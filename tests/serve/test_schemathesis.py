@@ -38,9 +38,7 @@ _config = schemathesis.Config()
 _config.projects.default.phases.coverage.enabled = False  # thousands of requests for the larger bodies
 _app: Any = create_app(ONE_PERSON, {"m": FakeBackend()}, store=None)  # type: ignore[arg-type]  # for its document alone
 document = schemathesis.openapi.from_dict(_app.openapi(), config=_config)
-bounded = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
-)
+bounded = settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
 
 
 class Toy(Embedded):

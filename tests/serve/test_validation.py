@@ -138,7 +138,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60, print_blob=True)
+@settings(max_examples=60, print_blob=True)
 @given(body=st.fixed_dictionaries({"model": ANYTHING, "input": ANYTHING, "messages": ANYTHING, "tools": ANYTHING}))
 @pytest.mark.parametrize("model", [MessagesBody, ResponsesBody, Tree])
 def test_any_body_is_taken_or_refused_in_words_that_repeat_nothing(model: type[Body], body: Any) -> None:

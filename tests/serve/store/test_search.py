@@ -195,7 +195,7 @@ def test_every_character_begins_a_word() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_words_have_nothing_that_a_query_could_mean(text: str) -> None:
     for word in [*split_words(text), *(word for words, _ in phrases(text) for word in words)]:
         assert word
