@@ -7,6 +7,7 @@ as in .ci/run, it fails them.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.serve.fakes import FakeBackend, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed; it is in the test extra")
 
+expect = playwright.expect
 BUILT = Path(__file__).parents[2] / "millet" / "serve" / "web" / "index.html"
 CHROMIUM = os.environ.get("MILLET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 # Without the last ones Chromium asks for updates and names in the network.
@@ -52,6 +54,7 @@ def browser() -> Iterator[Any]:
         lacking("Chromium is not installed")
     if not BUILT.exists():
         lacking("the web app is not built; run make web")
+    expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as running_playwright:
         browser = running_playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -67,15 +70,10 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def engine(smollm2_path: Path) -> Engine:
-    return Engine(load(smollm2_path))
-
-
-@pytest.fixture
-def real(engine: Engine) -> Iterator[Site]:
-    """A server of the default model, and of the scripted one."""
+def real(smollm2_path: Path) -> Iterator[Site]:
+    """A server of the default model, and of the scripted one. All tests share its conversations."""
     scripted = FakeBackend()
-    assistant = Assistant(engine)
+    assistant = Assistant(Engine(load(smollm2_path)))
     backends = {"smollm2-135m": Embedded.of(assistant, "smollm2-135m"), "scripted": scripted}
     with running(backends, ServeConfig(port=0)) as url:
         yield Site(url, scripted)
@@ -124,4 +122,14 @@ def watch(context: Any) -> Problems:
 
 @pytest.fixture
 def page(context: Any) -> Any:
+    """Replies are the model's likeliest, and short unless the page is told otherwise."""
+    prefer(context, temperature=0, maxTokens=48)
     return context.new_page()
+
+
+def prefer(context: Any, **preferences: Any) -> None:
+    """As if they had been chosen in the settings of an earlier visit."""
+    stored = json.dumps({"state": preferences, "version": 0})
+    key = "millet.preferences"
+    served = "location.protocol.startsWith('http')"  # the blank page has no storage
+    context.add_init_script(f"if ({served} && !localStorage['{key}']) localStorage['{key}'] = {json.dumps(stored)}")

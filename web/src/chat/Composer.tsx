@@ -51,6 +51,7 @@ export function Composer({ store, last, attaching, options }: Props) {
       <LoadingBar />
       <ComposerPrimitive.Root
         className="composer"
+        noValidate
         data-over={over || undefined}
         onDragOver={(event) => {
           event.preventDefault();
@@ -251,7 +252,7 @@ function ThinkingPicker() {
           aria-label={t.budget}
           title={t.budget}
           min={0}
-          step={64}
+          step={1}
           value={budget}
           onChange={(event) => {
             const value = event.target.valueAsNumber;

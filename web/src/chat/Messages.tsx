@@ -9,7 +9,7 @@ import { Markdown } from "../markdown/Markdown";
 import { useLive, useMessage, useShown } from "./context";
 import { copyText } from "./copy";
 import { bytes, duration } from "./format";
-import type { LiveState } from "./live";
+import { grown, type LiveState } from "./live";
 import { chosenModel, useModels } from "./models";
 import { usePreferences } from "./preferences";
 import { Reasoning } from "./Reasoning";
@@ -101,7 +101,7 @@ export const AssistantMessage = memo(function AssistantMessage() {
   const message = useMessage();
   const live = useLive(message);
   if (message === null) return null;
-  const content = live?.content || (live === null || message.content === "" ? message.content : "");
+  const content = grown(message.content, live?.content);
   return (
     <MessagePrimitive.Root className="message assistant" data-message={message.id} data-status={message.status}>
       <h2 className="hidden">{message.model ?? "Millet"}</h2>

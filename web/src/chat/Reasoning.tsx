@@ -6,12 +6,12 @@ import { useTexts } from "../i18n";
 import { icons } from "../icons";
 import { Markdown } from "../markdown/Markdown";
 import { duration } from "./format";
-import type { LiveState } from "./live";
+import { grown, type LiveState } from "./live";
 
 export function Reasoning({ message, live }: { message: Message; live: LiveState | null }) {
   const t = useTexts();
   const id = useId();
-  const text = live?.reasoning ?? message.reasoning;
+  const text = grown(message.reasoning, live?.reasoning);
   const thinking = live?.phase === "thinking";
   // Open while it thinks, unless the person says otherwise.
   const [wanted, setWanted] = useState<boolean | null>(null);

@@ -277,7 +277,6 @@ export function Menu({ name, children }: { name: string; children: ReactNode }) 
       >
         {icons.more}
       </button>
-      {/* biome-ignore lint/a11y/useKeyWithClickEvents: the items are buttons, which keys press */}
       <div
         ref={menu}
         id={id}

@@ -12,10 +12,12 @@ interface Changes {
 }
 
 const channel = new BroadcastChannel("millet");
+const here = new EventTarget(); // a channel does not tell the tab that speaks
 
-/** Tell the other tabs that something was changed here. */
+/** Something was changed by this tab: all tabs look. */
 export function announce(): void {
   channel.postMessage("changed");
+  here.dispatchEvent(new Event("changed"));
 }
 
 export interface Watch {
@@ -59,6 +61,7 @@ export function watchChanges({ conversation, onList, onConversation, onReachable
   }
 
   channel.addEventListener("message", look);
+  here.addEventListener("changed", look);
   document.addEventListener("visibilitychange", look);
   window.addEventListener("focus", look);
   void look();
@@ -66,6 +69,7 @@ export function watchChanges({ conversation, onList, onConversation, onReachable
     ended = true;
     if (timer !== null) clearTimeout(timer);
     channel.removeEventListener("message", look);
+    here.removeEventListener("changed", look);
     document.removeEventListener("visibilitychange", look);
     window.removeEventListener("focus", look);
   };

@@ -93,3 +93,8 @@ export class Live {
     this.timer ??= setTimeout(() => this.flush(), PACE);
   }
 }
+
+/** A reply that is followed anew comes from its beginning again; what is on the screen already stays. */
+export function grown(known: string, live: string | undefined): string {
+  return live === undefined || live.length < known.length ? known : live;
+}

@@ -63,7 +63,7 @@ export const en = {
   skip: "Skip to the conversation",
 
   greeting: "What would you like to think about?",
-  greetingHint: "Millet thinks in the open, then answers. It runs on this machine; nothing leaves it.",
+  greetingHint: "Millet thinks in the open, then answers..",
   suggestions: [
     "A train leaves at 9:40 and arrives at 13:05. How long does it take?",
     "Explain why the sky is blue, in three sentences.",

@@ -66,7 +66,7 @@ export const zh: Texts = {
   skip: "跳到对话",
 
   greeting: "想一起思考什么？",
-  greetingHint: "Millet 公开思考过程，然后回答。它在这台机器上运行，数据不会离开。",
+  greetingHint: "Millet 公开思考过程，然后回答。",
   suggestions: [
     "火车 9:40 出发，13:05 到达。路上用了多长时间？",
     "用三句话解释天空为什么是蓝色的。",

@@ -1,0 +1,259 @@
+"""The web app with the default model: everything a person does with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.web.chat import Chat
+from tests.web.conftest import PATIENCE, Site, expect
+
+
+@pytest.fixture
+def chat(real: Site, page: Any) -> Chat:
+    return Chat(page).open(real.url)
+
+
+def test_ask_and_watch_it_think(chat: Chat) -> None:
+    chat.think("on")
+    chat.ask("What is 15 + 8?")
+    clock = chat.replies.last.get_by_role("button", name=re.compile("Thinking…"))
+    clock.wait_for()
+    expect(clock).to_have_attribute("aria-expanded", "true")
+    expect(chat.thought).not_to_be_empty()
+    chat.wait()
+    folded = chat.replies.last.get_by_role("button", name=re.compile(r"Thought for .* sec, [\d,]+ tokens"))
+    expect(folded).to_have_attribute("aria-expanded", "false")
+    expect(chat.answer).not_to_be_empty()
+    folded.click()
+    expect(chat.thought).to_be_visible()
+    details = chat.replies.last.locator("details.details")
+    expect(details.locator("summary")).to_have_text(re.compile(r"[\d.]+ tokens/s · "))
+    details.locator("summary").click()
+    for name in ("Tokens read", "of these from the cache", "Tokens of the thought", "Tokens written", "smollm2-135m"):
+        expect(details).to_contain_text(name)
+
+
+def test_no_thought_where_none_is_wanted(chat: Chat) -> None:
+    chat.think("off")
+    chat.say("Say hello.")
+    expect(chat.answer).not_to_be_empty()
+    expect(chat.replies.last.locator(".reasoning")).to_have_count(0)
+
+
+def test_stop_and_continue(chat: Chat) -> None:
+    chat.think("off")
+    chat.longest(4000)
+    chat.ask("Count from 1 to 300, one number on each line, without stopping.")
+    expect(chat.answer).not_to_be_empty()
+    chat.button("Stop").click()
+    chat.wait()
+    expect(chat.replies.last).to_contain_text("You stopped this reply.")
+    before = chat.answer.inner_text()
+    chat.button("Continue").click()
+    expect(chat.button("Stop")).to_be_visible()
+    chat.page.wait_for_function("n => document.querySelector('.answer').innerText.length > n", arg=len(before))
+    chat.box.press("Escape")
+    chat.wait()
+    after = chat.answer.inner_text()
+    assert after.startswith(before[: len(before) // 2])
+    assert len(after) > len(before)
+
+
+def test_edit_branch_and_answer_again(chat: Chat) -> None:
+    chat.think("off")
+    chat.say("Say the word apple.")
+    chat.say("Say the word pear.")
+    chat.questions.first.hover()
+    chat.questions.first.get_by_role("button", name="Edit").click()
+    editor = chat.page.get_by_role("textbox", name="Edit the question")
+    expect(editor).to_have_value("Say the word apple.")
+    editor.fill("Say the word plum.")
+    editor.press("Enter")
+    expect(chat.questions).to_have_count(1)
+    chat.wait()
+    expect(chat.questions.first).to_contain_text("plum")
+    chat.questions.first.hover()
+    chat.questions.first.get_by_role("button", name="Previous version").click()
+    expect(chat.questions).to_have_count(2)
+    expect(chat.questions.first).to_contain_text("apple")
+
+    chat.replies.last.get_by_role("button", name="Answer again").click()
+    expect(chat.replies.last.get_by_role("group", name="Version 2 of 2")).to_be_visible()
+    chat.wait()
+    # The chosen branch is there again after a reload.
+    chat.page.reload()
+    expect(chat.questions).to_have_count(2)
+    expect(chat.questions.first).to_contain_text("apple")
+
+
+def test_copy(chat: Chat) -> None:
+    chat.think("off")
+    chat.say("Say hello.")
+    chat.replies.last.get_by_role("button", name="Copy", exact=True).click()
+    expect(chat.replies.last.get_by_role("button", name="Copied")).to_be_visible()
+    assert chat.page.evaluate("navigator.clipboard.readText()").strip() != ""
+
+
+def test_rename_delete_and_undo(chat: Chat) -> None:
+    chat.think("off")
+    chat.say("Say the word quince.")
+    entry = chat.page.get_by_role("navigation").get_by_role("link", name="Say the word quince.")
+    expect(entry).to_be_visible()
+    chat.options("Rename")
+    title = chat.page.get_by_role("textbox", name="New title")
+    title.fill("Quinces")
+    title.press("Enter")
+    expect(chat.page.get_by_role("navigation").get_by_role("link", name="Quinces")).to_be_visible()
+    expect(chat.page.get_by_role("heading", level=1)).to_have_text("Quinces")
+    chat.options("Delete")
+    expect(chat.page.get_by_role("navigation").get_by_role("link", name="Quinces")).to_have_count(0)
+    chat.button("Undo").click()
+    expect(chat.page.get_by_role("navigation").get_by_role("link", name="Quinces")).to_be_visible()
+    expect(chat.questions).to_have_count(1)
+
+
+def test_keyboard_alone(chat: Chat) -> None:
+    """From the first key on: skip link, question, stop, search, menu, edit."""
+    page = chat.page
+    chat.think("off")
+    chat.longest(4000)
+    page.get_by_role("link", name="Skip to the conversation").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#conversation")).to_be_focused()
+    chat.box.focus()
+    page.keyboard.type("Count from 1 to 300, one number on each line.")
+    page.keyboard.press("Enter")
+    expect(chat.answer).not_to_be_empty()
+    page.keyboard.press("Escape")
+    chat.wait()
+    page.keyboard.press("ArrowUp")
+    editor = page.get_by_role("textbox", name="Edit the question")
+    expect(editor).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(editor).to_have_count(0)
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("numb")
+    hit = page.get_by_role("navigation").get_by_role("link", name=re.compile("Count from 1"))
+    expect(hit.first).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(hit.first).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Control+/")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_budget_of_a_thought(chat: Chat) -> None:
+    chat.think("budget")
+    chat.page.get_by_label("Most tokens of a thought").fill("16")
+    chat.say("Why is the sky blue?")
+    name = chat.replies.last.locator(".reasoning button").inner_text()
+    tokens = int(re.search(r"([\d,]+) tokens", name)[1].replace(",", ""))  # type: ignore[index]
+    assert 0 < tokens <= 24  # the budget, and what closes the thought
+    expect(chat.answer).not_to_be_empty()
+
+
+def test_attach_text_and_a_clear_refusal(chat: Chat, tmp_path: Path) -> None:
+    chat.think("off")
+    note = tmp_path / "note.md"
+    note.write_text("# Trip\n\nThe train leaves at nine.\n")
+    chat.page.set_input_files("input[type=file]", note)
+    expect(chat.page.get_by_role("list", name="Attached files")).to_contain_text("note.md")
+    expect(chat.page.locator(".count")).to_have_text(re.compile(r"\d+ of 8,192 tokens"))
+    chat.say("When does the train leave?")
+    sent = chat.questions.last
+    expect(sent).to_contain_text("note.md")
+    sent.get_by_text("note.md").click()
+    expect(sent).to_contain_text("The train leaves at nine.")
+
+    long = tmp_path / "long.txt"
+    long.write_text("The train leaves at nine. " * 4000)
+    chat.page.set_input_files("input[type=file]", long)
+    expect(chat.page.get_by_role("alert")).to_have_text(re.compile(r"This does not fit: [\d,]+ tokens"))
+    chat.box.fill("And this?")
+    expect(chat.button("Send")).to_be_disabled()
+    chat.button("Remove long.txt").click()
+    expect(chat.button("Send")).to_be_enabled()
+
+    chat.page.set_input_files("input[type=file]", {"name": "x.bin", "mimeType": "", "buffer": bytes(range(256)) * 8})
+    expect(chat.page.get_by_role("status").filter(has_text="x.bin cannot be attached")).to_be_visible()
+
+
+def test_reload_in_mid_reply(chat: Chat) -> None:
+    chat.think("off")
+    chat.longest(4000)
+    chat.ask("Count from 1 to 300, one number on each line, without stopping.")
+    expect(chat.answer).not_to_be_empty()
+    chat.page.wait_for_url("**/c/*")
+    before = chat.answer.inner_text()
+    chat.page.reload()
+    chat.page.wait_for_function("n => (document.querySelector('.answer')?.innerText.length ?? 0) > n", arg=len(before))
+    assert chat.answer.inner_text().startswith(before[: len(before) // 2])
+    expect(chat.button("Stop")).to_be_visible()
+    chat.button("Stop").click()
+    chat.wait()
+
+
+def test_export_and_import(chat: Chat, tmp_path: Path) -> None:
+    chat.think("off")
+    chat.say("Say the word apple.")
+    answer = chat.answer.inner_text()
+    with chat.page.expect_download() as told:
+        chat.options("Export as Markdown")
+    markdown = Path(told.value.path()).read_text()
+    assert told.value.suggested_filename == "Say the word apple.md"
+    assert "Say the word apple." in markdown
+    with chat.page.expect_download() as told:
+        chat.options("Export as JSON")
+    path = tmp_path / "conversation.json"
+    told.value.save_as(path)
+    assert json.loads(path.read_text())["format"] == "millet-conversation"
+    with chat.page.expect_download() as told:
+        chat.options("Share as a web page")
+    shared = Path(told.value.path()).read_text()
+    assert "Say the word apple." in shared
+    assert "<script" not in shared
+
+    first = chat.page.url
+    chat.button("Settings").click()
+    dialog = chat.page.get_by_role("dialog", name="Settings")
+    dialog.locator("input[type=file]").set_input_files(path)
+    expect(chat.page).not_to_have_url(first)
+    expect(chat.answer).to_have_text(answer.strip(), use_inner_text=True)
+
+    chat.button("Settings").click()
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    dialog.locator("input[type=file]").set_input_files(bad)
+    expect(chat.page.get_by_role("status").filter(has_text="could not be imported")).to_be_visible()
+
+
+def test_search_in_two_languages(chat: Chat) -> None:
+    chat.think("off")
+    chat.say("今天的天气怎么样？")
+    chat.button("New chat").click()
+    chat.say("Say the word papaya.")
+    search = chat.page.get_by_role("searchbox")
+    hits = chat.page.get_by_role("navigation").get_by_role("link")
+    search.fill("天气")
+    expect(hits.first).to_contain_text("今天的天气怎么样")
+    search.fill("papaya")
+    expect(hits.first).to_contain_text("papaya")
+    expect(chat.page.get_by_role("navigation")).not_to_contain_text("天气")
+    search.fill("nothing-like-this")
+    expect(chat.page.get_by_role("navigation")).to_contain_text("Nothing found")
+    search.press("Escape")
+    expect(hits.filter(has_text="今天的天气怎么样")).to_be_visible()
+
+
+def test_a_model_is_picked(chat: Chat) -> None:
+    chat.page.get_by_role("combobox", name="Model").select_option("scripted")
+    chat.say("15 + 8?")
+    expect(chat.answer).to_have_text("It is 23.", use_inner_text=True, timeout=PATIENCE)
