@@ -98,6 +98,7 @@ function useTree(source: string, block: Block, open: boolean) {
       definitions: definitionsOf(children),
       continues,
       ordinal,
+      inLink: false,
       unfinished: mended.unfinished,
     };
     return { children, context };

@@ -17,6 +17,8 @@ export interface Rendering {
   /** The list or paragraph goes on from the block before. */
   continues: boolean;
   ordinal: number | null;
+  /** A link holds no links. */
+  inLink: boolean;
   /** A formula that ends here (an offset in the source) is still being written. */
   unfinished: number | null;
 }
@@ -99,13 +101,15 @@ function render(node: Nodes, context: Rendering, depth: number): ReactNode {
     case "break":
       return <br />;
     case "link":
-      return <Link url={node.url}>{children()}</Link>;
-    case "image":
-      return <Link url={node.url}>{node.alt || node.url}</Link>;
+      return linked(node.url, node.children, context, depth);
     case "linkReference":
-      return <Link url={context.definitions.get(node.identifier)?.url ?? ""}>{children()}</Link>;
-    case "imageReference":
-      return <Link url={context.definitions.get(node.identifier)?.url ?? ""}>{node.alt ?? ""}</Link>;
+      return linked(context.definitions.get(node.identifier)?.url ?? "", node.children, context, depth);
+    case "image":
+      return linked(node.url, [{ type: "text", value: node.alt || node.url }], context, depth);
+    case "imageReference": {
+      const url = context.definitions.get(node.identifier)?.url ?? "";
+      return linked(url, [{ type: "text", value: node.alt ?? "" }], context, depth);
+    }
     default:
       return null;
   }
@@ -119,12 +123,12 @@ function withBreaks(text: string): ReactNode {
   return lines.map((line, index) => <Fragment key={index}>{index ? [<br key="br" />, line] : line}</Fragment>);
 }
 
-function Link({ url, children }: { url: string; children: ReactNode }) {
-  const href = safeUrl(url);
-  if (!href) return children;
+function linked(url: string, children: readonly Nodes[], context: Rendering, depth: number): ReactNode {
+  const href = context.inLink ? null : safeUrl(url);
+  if (!href) return renderAll(children, context, depth + 1);
   return (
     <a href={href} target="_blank" rel="noopener noreferrer nofollow" title={href}>
-      {children}
+      {renderAll(children, { ...context, inLink: true }, depth + 1)}
     </a>
   );
 }
