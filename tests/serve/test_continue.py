@@ -340,14 +340,15 @@ def test_it_waits_for_the_end_to_be_written(store: Store, monkeypatch: pytest.Mo
 
 
 CRASH = """
-import sys, threading
+import sys, threading, time
 from millet.serve.store import Store
+deadline = time.monotonic() + 20
 store = Store.open(sys.argv[1])
 message = store.conversations.path("local", sys.argv[2])[-1]
 store.resume_reply("local", message)
 store.replies.append(message.id, content=" 23")
 while store.conversations.path("local", message.id)[-1].content == message.content:
-    pass
+    assert time.monotonic() < deadline
 print("written", flush=True)
 threading.Event().wait()
 """
@@ -423,12 +424,17 @@ def begin() -> tuple[LiveReplies, LiveReply, FakeAnswer, FakeStore]:
     return live, live.start(message, ME, cast(Answer, answer)), answer, store
 
 
+async def watched(reply: LiveReply) -> list[str]:
+    async with asyncio.timeout(10):
+        return [text async for text in reply.watch()]
+
+
 @pytest.mark.asyncio
 async def test_stop_before_the_beginning_stops() -> None:
     _, reply, answer, store = begin()
     reply.stop()
     store.written.set_result(None)
-    told = [text async for text in reply.watch()]
+    told = await watched(reply)
     assert '"status":"stopped"' in told[-1].replace(" ", "")
     assert (store.status, answer.begun, answer.closed) == ("stopped", False, True)
 
@@ -442,7 +448,7 @@ async def test_stop_while_the_end_is_written_changes_nothing() -> None:
     reply.stop()
     reply.stop()
     store.written.set_result(None)
-    assert [text async for text in reply.watch()]
+    assert await watched(reply)
     assert (store.status, reply.done) == ("complete", True)
 
 
@@ -451,7 +457,7 @@ async def test_an_old_run_is_forgotten_and_not_the_new_one() -> None:
     live, old, answer, store = begin()
     answer.ended.set()
     store.written.set_result(None)
-    assert [text async for text in old.watch()]
+    assert await watched(old)
     new = live.start(old.message, ME, cast(Answer, FakeAnswer()))
     live._forget(old)
     assert live.get(ME, "a") is new
