@@ -1,15 +1,18 @@
 /** Who I am, my password, my programs' keys, and what I have used. */
 
+import { useMemo } from "react";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
 import { Frame } from "./Frame";
 import { date, money } from "./format";
 import { KeysSection } from "./KeysSection";
+import type { Key } from "./KeysTable";
 import { LimitsList } from "./limits";
 import { PasswordSection } from "./PasswordSection";
 import { Failure, Section } from "./parts";
 import { UsageView } from "./UsageView";
 import { useAction } from "./useAction";
+import { useLoad } from "./useLoad";
 
 export default function AccountPage() {
   const t = useTexts().admin;
@@ -17,13 +20,33 @@ export default function AccountPage() {
   if (!me.one_person && me.account === null) return null; // on the way to the sign-in page
   return (
     <Frame title={t.myAccount}>
-      {me.one_person ? <p className="note">{t.onePerson}</p> : <Person />}
-      {!me.one_person && <PasswordSection />}
-      {!me.one_person && <KeysSection />}
-      <Section title={t.usage}>
-        <UsageView path="/api/usage" groupings={me.one_person ? ["day", "model"] : ["day", "model", "key"]} />
-      </Section>
+      {me.one_person ? (
+        <>
+          <p className="note">{t.onePerson}</p>
+          <Section title={t.usage}>
+            <UsageView path="/api/usage" groupings={["day", "model"]} />
+          </Section>
+        </>
+      ) : (
+        <OfPerson />
+      )}
     </Frame>
+  );
+}
+
+function OfPerson() {
+  const t = useTexts().admin;
+  const keys = useLoad<Key[]>("/api/keys");
+  const names = useMemo(() => ({ keys: new Map(keys.data?.map(({ id, name }) => [id, name])) }), [keys.data]);
+  return (
+    <>
+      <Person />
+      <PasswordSection />
+      <KeysSection keys={keys} />
+      <Section title={t.usage}>
+        <UsageView path="/api/usage" groupings={["day", "model", "key"]} names={names} />
+      </Section>
+    </>
   );
 }
 

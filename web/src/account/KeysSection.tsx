@@ -11,14 +11,13 @@ import { type Key, KeysTable } from "./KeysTable";
 import { LimitsFields, limitTexts, readLimits } from "./limits";
 import { Failure, Field, focusFirstError, Section, Shown } from "./parts";
 import { useAction } from "./useAction";
-import { useLoad } from "./useLoad";
+import type { Loaded } from "./useLoad";
 
 const LONGEST_NAME = 200;
 
-export function KeysSection() {
+export function KeysSection({ keys }: { keys: Loaded<Key[]> }) {
   const t = useTexts().admin;
   const announce = useAnnounce();
-  const keys = useLoad<Key[]>("/api/keys");
   const heading = useRef<HTMLHeadingElement>(null);
   const [making, setMaking] = useState(false);
   const [revoking, setRevoking] = useState<Key | null>(null);

@@ -19,7 +19,8 @@ about("where signing in leads", () => {
   test.each(["/", "/c/1?x=2#end", "/account"])("%s is a page here", (next) => expect(to(next)).toBe(next));
 
   test.each([
-    "//evil.example/",
+    "//evil.example/account",
+    "/.//evil.example/account",
     "/\\evil.example/",
     "https://evil.example/",
     "https://millet.example/account",

@@ -3,7 +3,8 @@ export function safeNext(search: string, origin: string): string {
   const next = new URLSearchParams(search).get("next") ?? "/";
   try {
     const address = new URL(next, origin);
-    const here = address.origin === origin && next.startsWith("/") && !/^\/(login|invite)\b/.test(address.pathname);
+    const here =
+      address.origin === origin && next.startsWith("/") && !/^\/(\/|login\b|invite\b)/.test(address.pathname);
     return here ? address.pathname + address.search + address.hash : "/";
   } catch {
     return "/";

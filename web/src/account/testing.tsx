@@ -1,6 +1,6 @@
 /** What tests of these pages share: a server that answers as it is told, and a page at an address. */
 
-import { cleanup, render } from "@testing-library/react";
+import { cleanup, fireEvent, render, screen } from "@testing-library/react";
 import type { ComponentType } from "react";
 import { afterEach, vi } from "vitest";
 import { setCsrf } from "../api/client";
@@ -23,6 +23,8 @@ export const ADA: Account = {
 export const ADMIN: Me = { account: ADA, role: "admin", one_person: false, csrf: "token", currency: "USD" };
 export const MEMBER: Me = { ...ADMIN, account: { ...ADA, role: "member" }, role: "member" };
 export const ALONE: Me = { account: null, role: "admin", one_person: true, csrf: null, currency: null };
+
+export const KEY = { id: "k1", name: "laptop", prefix: "mk-abcdefgh", limits: NO_LIMITS, created: 1, last_used: null };
 
 export interface Sent {
   method: string;
@@ -76,6 +78,12 @@ export function show(Page: ComponentType, address: string, language: Language = 
     </TextsContext>,
   );
 }
+
+export const type = (label: string, value: string) =>
+  fireEvent.change(screen.getByLabelText(label), { target: { value } });
+export const press = (name: string | RegExp) => fireEvent.click(screen.getByRole("button", { name }));
+export const value = (label: string) => (screen.getByLabelText(label) as HTMLInputElement).value;
+export const alert = async () => (await screen.findByRole("alert")).textContent;
 
 afterEach(() => {
   cleanup();
