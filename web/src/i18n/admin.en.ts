@@ -133,7 +133,6 @@ export const adminEn = {
   chartCost: "Money",
   chartLabel: (what: string, from: string, to: string, total: string, most: string, day: string) =>
     `${what} by day, from ${from} to ${to}: ${total} in all; most on ${day}, ${most}. The table below has every figure.`,
-  chartEmpty: "Nothing was used in these days",
 
   administration: "Administration",
   notAdmin: "Only administrators may see this page. Ask one to make you one too.",
@@ -183,7 +182,6 @@ export const adminEn = {
     template: "in its own format",
     prompt: "asked to, by a prompt",
   } as Record<string, string>,
-  thinksNot: "no",
   licence: "Licence",
   languages: "Languages",
   unknown: "unknown",

@@ -131,7 +131,6 @@ export const adminZh: typeof adminEn = {
   chartCost: "费用",
   chartLabel: (what, from, to, total, most, day) =>
     `${from}至${to}每日${what}：合计 ${total}；${day}最多，为 ${most}。下表有全部数字。`,
-  chartEmpty: "这段时间没有用量",
 
   administration: "管理",
   notAdmin: "只有管理员可以查看此页面。如有需要，请联系管理员。",
@@ -181,7 +180,6 @@ export const adminZh: typeof adminEn = {
     template: "自带格式",
     prompt: "由提示词引导",
   },
-  thinksNot: "不思考",
   licence: "许可证",
   languages: "语言",
   unknown: "未知",
