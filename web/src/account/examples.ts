@@ -26,8 +26,9 @@ reply = client.chat.completions.create(
     model=${literal(model)},
     messages=${messages},
 )
-print(reply.choices[0].message.reasoning_content)
-print(reply.choices[0].message.content)`,
+message = reply.choices[0].message
+print(getattr(message, "reasoning_content", ""))  # absent without a thought
+print(message.content)`,
     anthropic: `from anthropic import Anthropic
 
 client = Anthropic(base_url=${literal(base)}, api_key=${shown})
