@@ -204,10 +204,13 @@ class LiveReply:
             status = "interrupted"
         usage = end.usage if end is not None and end.usage is not None else self._answer.usage
         reason = end.finish_reason if end is not None else None
-        # Of a reply that broke off nobody else has taken the time.
-        thought = end.thought_seconds if end is not None else self._end_thought()
+        if end is not None:
+            seconds, thought = end.seconds, end.thought_seconds
+        else:  # it broke off, and nobody else has taken the time of its thought
+            seconds = self._answer.seconds
+            thought = min(self._end_thought(), seconds)
+        seconds += self.message.seconds or 0.0
         thought += self.message.thought_seconds
-        seconds = (end.seconds if end is not None else self._answer.seconds) + (self.message.seconds or 0.0)
         used = _together(self.message.usage, usage)
         written = self._store.replies.finish(
             self.message.id,

@@ -172,7 +172,7 @@ def test_a_reply_that_is_stopped_in_its_thought_has_its_time(client: httpx2.Clie
         assert "finish" in next(lines)
     reply = messages(client, conversation)[-1]
     assert reply["thought_seconds"] > 100
-    assert reply["seconds"] >= 100 + reply["thought_seconds"]
+    assert reply["seconds"] > 100 + reply["thought_seconds"] - 1e-6
 
 
 # What is refused
