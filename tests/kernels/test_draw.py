@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from millet.engine import sampler
-from millet.engine.sampler import _sample
+from millet.engine.sampler import _request, _sample
 from millet.engine.sampling import Sampling
 from millet.engine.sequence import Sequence
 from millet.kernels.draw import Draw, draw, log_probabilities
@@ -100,17 +100,19 @@ def test_every_combination_follows_the_rule(seed: int, size: int, kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["usual", "flat", "peaked", "masked"])
 def test_the_pytorch_form_draws_the_same(seed: int, kind: str) -> None:
-    """Through `Sampling`, with seeds: the same token, but where rounding decides."""
+    """Through `Sampling`, with seeds: the same token. Or one as likely in fp32, since PyTorch gives equals no order; or
+    one beside it where rounding decides."""
     torch.manual_seed(seed)
-    different = total = 0
     for settings in random.Random(seed).sample(GRID, 60):
         logits_NV = torch.stack([row_of(kind, 1000) for _ in range(5)])
         sequences = [Sequence([1], Sampling(seed=seed + i, **settings), max_length=9) for i in range(5)]
         native = sampler.sample(logits_NV, sequences).token_ids
         torch_form = _sample(logits_NV, logits_NV, sequences).token_ids
-        different += sum(a != b for a, b in zip(native, torch_form, strict=True))
-        total += 5
-    assert different <= 0.01 * total
+        for row_V, sequence, ours, theirs in zip(logits_NV, sequences, native, torch_form, strict=True):
+            if (row_V[ours] - row_V[theirs]).abs() > 1e-6:
+                how = _request(sequence)
+                kept, weights, margin = kept_tokens(row_V, how)
+                assert min(margin, by_inversion(kept, weights, how.uniform)[1]) < 1e-5, how
 
 
 def test_greedy_takes_the_first_of_the_largest(seed: int) -> None:
