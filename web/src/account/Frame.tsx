@@ -5,6 +5,7 @@ import { Link, useLocation } from "wouter";
 import { LANGUAGES, type Language, setLanguage, useLanguage, useTexts } from "../i18n";
 import { useSession } from "../session";
 import "../styles/account.css";
+import "../styles/figures.css";
 
 const Announce = createContext<(text: string) => void>(() => {});
 
