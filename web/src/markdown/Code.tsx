@@ -27,15 +27,17 @@ function withoutEnd(code: string, fence: Fence): string {
   return closesFence(end.slice(line), fence) ? end.slice(0, line) : code;
 }
 
-/** Only classes of the highlighter's own make it through, as spans. */
+/** Only spans with the highlighter's own classes make it through. */
 function spans(nodes: ElementContent[]): ReactNode[] {
   return nodes.map((node, index) => {
     if (node.type === "text") return node.value;
     if (node.type !== "element") return null;
-    const classes = [node.properties.className ?? []].flat().filter((name) => /^(hljs-)?[\w-]+$/.test(String(name)));
+    const classes = [node.properties.className ?? []]
+      .flat()
+      .filter((name) => /^(?:hljs-[\w-]+|\w+_)$/.test(String(name)));
     return (
       // biome-ignore lint/suspicious/noArrayIndexKey: the spans of a code never move
-      <span key={index} className={classes.join(" ")}>
+      <span key={index} className={classes.join(" ") || undefined}>
         {spans(node.children)}
       </span>
     );

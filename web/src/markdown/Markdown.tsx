@@ -12,12 +12,15 @@ import { StillContext } from "./still";
 /** How many characters more are drawn in one task, of a text that is long from the start. */
 const STEP = 4000;
 
+/** A text from this length on lets the browser leave out what is not in view. */
+const LONG = 10_000;
+
 /** A model's text. streaming: it is still being written, so that markup at its end may lack its other half. */
 export const Markdown = memo(function Markdown({ text, streaming = false }: { text: string; streaming?: boolean }) {
   const blocks = useShown(useBlocks(text), text.length);
   const groups = useMemo(() => grouped(blocks), [blocks]);
   return (
-    <div className="md">
+    <div className={text.length < LONG ? "md" : "md md-long"}>
       {groups.map((pieces, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: blocks are only added at the end
         <Group key={index} pieces={pieces} open={streaming && index === groups.length - 1} />
