@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 import httpx2
@@ -143,14 +145,24 @@ def test_a_place_in_the_queue_is_looked_up_once_for_all_who_watch(monkeypatch: p
 
     monkeypatch.setattr("millet.serve.live.SILENCE", 0.1)
     monkeypatch.setattr(LiveReply, "_waiting", waiting)
-    with conversing(FakeBackend([1.0, *spoken()])) as (client, conversation), ThreadPoolExecutor(8) as pool:
+    together = threading.Barrier(8)
+
+    def watch(url: str) -> list[int]:
+        with client.stream("GET", url) as response:
+            lines = (line for line in response.iter_lines() if "waiting" in line)
+            next(lines)
+            together.wait(20)
+            return [json.loads(line.removeprefix("data: "))["position"] for line in islice(lines, 5)]
+
+    with conversing(FakeBackend([60.0, *spoken()])) as (client, conversation), ThreadPoolExecutor(8) as pool:
         url = f"/api/conversations/{conversation}/replies"
         with client.stream("POST", url, json={"content": "a"}) as response:
             message = json.loads(next(response.iter_lines()).removeprefix("data: "))["message"]
-            told = pool.map(lambda _: events(client.get(f"/api/replies/{message}/events").text), range(8))
-    signs = [event["position"] for watcher in told for event in watcher if event["kind"] == "waiting"]
-    assert len(signs) > asked
-    assert set(signs) <= set(range(1, asked + 1))
+            told = pool.map(watch, [f"/api/replies/{message}/events"] * 8)
+            signs = [position for positions in told for position in positions]
+            client.post(f"/api/replies/{message}/stop")
+    assert len(signs) == 40
+    assert len(set(signs)) < len(signs)  # else each had its own
 
 
 def test_an_account_follows_so_many_replies_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
