@@ -110,10 +110,18 @@ class LiveReply:
         self._thought_began: float | None = None
         self._thought_seconds: float | None = None  # once it is over
         self._end: Event | None = None
+        thought, written = _tokens(message.usage)
         if message.reasoning:
-            self._add({"kind": "reasoning", "text": message.reasoning})
+            self._add({"kind": "reasoning", "text": message.reasoning, "tokens": thought})
         if message.content:
-            self._add({"kind": "content", "text": message.content})
+            self._add({"kind": "content", "text": message.content, "tokens": written})
+
+    @property
+    def thought_seconds(self) -> float:
+        """Of the thought so far, or of all of it once it is over."""
+        if self._thought_seconds is None and self._thought_began is not None:
+            return self.message.thought_seconds + time.monotonic() - self._thought_began
+        return self.message.thought_seconds + (self._thought_seconds or 0.0)
 
     def stop(self) -> None:
         """The person has seen enough: the reply ends with what there is."""
@@ -176,7 +184,7 @@ class LiveReply:
         match event.kind:
             case "reasoning" | "content" if event.text:
                 self._store.replies.append(self.message.id, **{event.kind: event.text})
-                self._add({"kind": event.kind, "text": event.text})
+                self._add({"kind": event.kind, "text": event.text, "tokens": len(event.token_ids)})
             case "tool_call" if event.tool_call is not None:
                 self._calls.append(event.tool_call)
                 self._add({"kind": "tool_call", "tool_call": asdict(event.tool_call)})
@@ -236,6 +244,11 @@ class LiveReply:
         )
         self.done = True
         self._tell()
+
+
+def _tokens(usage: Usage | None) -> tuple[int, int]:
+    """Of the thought, and of the rest."""
+    return (usage.reasoning_tokens, usage.completion_tokens - usage.reasoning_tokens) if usage else (0, 0)
 
 
 def _together(before: Usage | None, now: Usage) -> Usage | None:

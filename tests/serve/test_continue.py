@@ -82,6 +82,7 @@ def test_the_same_message_grows(database_url: str, backend: FakeBackend) -> None
         {"role": "user", "content": "What is 15 + 8?"},
         {"role": "assistant", "prefix": True, "content": "It is", "reasoning_content": "15 + 8"},
     )
+    assert told[0].pop("thought_seconds") == pytest.approx(begun["thought_seconds"], abs=1e-3)
     assert told[0] == {"kind": "begin", "message": begun["id"], "model": "m"}
     assert [event["number"] for event in told[1:]] == list(range(1, len(told)))
     assert (text_of(told, "reasoning"), text_of(told, "content")) == ("15 + 8", "It is 23.")

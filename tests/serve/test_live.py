@@ -44,7 +44,14 @@ def test_a_reply_is_streamed_and_kept() -> None:
         body = {"content": "What is 15 + 8?", "think": "on", "system": "Be brief."}
         told = events(client.post(f"/api/conversations/{conversation}/replies", json=body).text)
         question, answer = messages(client, conversation)
-    assert told[0] == {"kind": "begin", "message": answer["id"], "model": "m", "question": question["id"]}
+    assert told[0] == {
+        "kind": "begin",
+        "message": answer["id"],
+        "model": "m",
+        "thought_seconds": 0,
+        "question": question["id"],
+    }
+    assert sum(event["tokens"] for event in told if event["kind"] == "reasoning") == 5
     assert "".join(event["text"] for event in told if event["kind"] == "content") == answer["content"] == "It is 23."
     assert answer["reasoning"] == "15 + 8 = 23"
     assert (answer["status"], answer["finish_reason"], answer["parent"]) == ("complete", "stop", question["id"])

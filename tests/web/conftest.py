@@ -1,8 +1,8 @@
 """The web app in Debian's Chromium, in front of a real server: the default model, and a backend that says what a test
 tells it to.
 
-What a machine lacks, Chromium, Playwright or the built app, skips these tests with its reason; with MILLET_WEB=required,
-as in .ci/run, it fails them.
+What a machine lacks, Chromium, Playwright or the built app, skips these tests with its reason; with
+MILLET_WEB=required, as in .ci/run, it fails them.
 """
 
 from __future__ import annotations

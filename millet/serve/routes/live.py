@@ -231,7 +231,8 @@ def _begin(store: Store, account: str, conversation: str, body: NewReply, model:
 
 def _stream(reply: LiveReply, texts: AsyncGenerator[str, None], asked: Message | None = None) -> StreamingResponse:
     async def events() -> AsyncGenerator[str, None]:
-        begin = {"kind": "begin", "message": reply.message.id, "model": reply.message.model}
+        begin: dict[str, Any] = {"kind": "begin", "message": reply.message.id, "model": reply.message.model}
+        begin["thought_seconds"] = round(reply.thought_seconds, 3)
         if asked is not None:
             begin["question"] = asked.id
         yield f"data: {to_json(begin)}\n\n"

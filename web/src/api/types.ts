@@ -112,8 +112,8 @@ export interface Count {
 
 /** The events of a reply's stream. */
 export type ReplyEvent =
-  | { kind: "begin"; message: string; model: string; question?: string }
-  | { kind: "reasoning" | "content"; text: string; tokens?: number; number: number }
+  | { kind: "begin"; message: string; model: string; question?: string; thought_seconds: number }
+  | { kind: "reasoning" | "content"; text: string; tokens: number; number: number }
   | { kind: "tool_call"; tool_call: ToolCall; number: number }
   | { kind: "waiting"; position: number; seconds: number | null }
   | {

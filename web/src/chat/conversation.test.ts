@@ -17,7 +17,7 @@ const READY = {
   description: null,
 };
 const CONVERSATION = { id: "c1", title: "", created: 0, updated: 0 };
-const BEGIN: ReplyEvent = { kind: "begin", message: "a1", model: "m", question: "q1" };
+const BEGIN: ReplyEvent = { kind: "begin", message: "a1", model: "m", question: "q1", thought_seconds: 0 };
 const FINISH: ReplyEvent = {
   kind: "finish",
   number: 4,
@@ -56,7 +56,11 @@ test("a question makes the conversation, and its reply grows and ends", async ()
   await vi.waitFor(() => expect(store.live("a1")?.state.reasoning).toBe("hm"));
   expect(store.live("a1")?.state).toMatchObject({ phase: "thinking", thoughtTokens: 2 });
   expect(created).toHaveBeenCalledWith("c1");
-  reply.say({ kind: "content", text: "so", number: 2 }, { kind: "content", text: "!", number: 3 }, FINISH);
+  reply.say(
+    { kind: "content", text: "so", tokens: 1, number: 2 },
+    { kind: "content", text: "!", tokens: 1, number: 3 },
+    FINISH,
+  );
   await done;
   expect(texts(store)).toEqual(["q1: why?", "a1: so!"]);
   expect(path(store)[1]).toMatchObject({ status: "complete", reasoning: "hm", thought_seconds: 0.5, seconds: 1 });
@@ -72,11 +76,11 @@ test("a lost connection is taken up behind the last event", async () => {
   });
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
-  first.say(BEGIN, { kind: "content", text: "one ", number: 1 });
+  first.say(BEGIN, { kind: "content", text: "one ", tokens: 1, number: 1 });
   await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one "));
   first.break();
   await vi.waitFor(() => expect(store.live("a1")?.state.connected).toBe(false));
-  second.say({ ...BEGIN }, { kind: "content", text: "two", number: 2 }, FINISH);
+  second.say({ ...BEGIN }, { kind: "content", text: "two", tokens: 1, number: 2 }, FINISH);
   await done;
   expect(texts(store)).toEqual(["q1: why?", "a1: one two"]);
   expect(asked.filter((each) => each.path.startsWith("/api/replies")).map((each) => each.path)).toEqual([
@@ -98,7 +102,7 @@ test("a server that was restarted leaves the reply as it kept it", async () => {
   });
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
-  first.say(BEGIN, { kind: "content", text: "one", number: 1 });
+  first.say(BEGIN, { kind: "content", text: "one", tokens: 1, number: 1 });
   await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one"));
   first.close();
   await done;
@@ -139,7 +143,11 @@ test("another answer is a version, and an edit a branch", async () => {
   const kept = [message("q", null), message("a", "q", { role: "assistant" })];
   store.store.setState({ messages: kept, loaded: true });
   const answering = store.answerAgain(kept[1] as never, {});
-  again.say({ kind: "begin", message: "b", model: "m" }, { kind: "content", text: "B", number: 1 }, FINISH);
+  again.say(
+    { kind: "begin", message: "b", model: "m", thought_seconds: 0 },
+    { kind: "content", text: "B", tokens: 1, number: 1 },
+    FINISH,
+  );
   await answering;
   expect(texts(store)).toEqual(["q: q", "b: B"]);
   expect(asked[0]?.body).toEqual({ parent: "q" });
@@ -147,7 +155,7 @@ test("another answer is a version, and an edit a branch", async () => {
   expect(texts(store)).toEqual(["q: q", "a: a"]);
 
   const asking = store.ask(draft("else?"), null, {});
-  edited.say({ kind: "begin", message: "d", model: "m", question: "r" }, FINISH);
+  edited.say({ kind: "begin", message: "d", model: "m", question: "r", thought_seconds: 0 }, FINISH);
   await asking;
   expect(texts(store)).toEqual(["r: else?", "d: "]);
   const question = path(store)[0];
@@ -162,9 +170,9 @@ test("a reply goes on where it ended", async () => {
   store.store.setState({ messages: kept, loaded: true });
   const done = store.continue(kept[1] as never, {});
   reply.say(
-    { kind: "begin", message: "a", model: "m" },
-    { kind: "content", text: "one", number: 1 },
-    { kind: "content", text: " two", number: 2 },
+    { kind: "begin", message: "a", model: "m", thought_seconds: 0 },
+    { kind: "content", text: "one", tokens: 1, number: 1 },
+    { kind: "content", text: " two", tokens: 1, number: 2 },
     FINISH,
   );
   await done;
@@ -193,7 +201,11 @@ test("a reply that another tab began is followed from its beginning", async () =
   });
   const store = new ConversationStore("c1");
   await store.load();
-  reply.say({ kind: "begin", message: "a", model: "m" }, { kind: "content", text: "one", number: 1 }, FINISH);
+  reply.say(
+    { kind: "begin", message: "a", model: "m", thought_seconds: 0 },
+    { kind: "content", text: "one", tokens: 1, number: 1 },
+    FINISH,
+  );
   await vi.waitFor(() => expect(store.busy).toBe(false));
   expect(texts(store)).toEqual(["q: q", "a: one"]);
   expect(asked[1]?.path).toBe("/api/replies/a/events?after=0");

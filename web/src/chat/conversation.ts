@@ -139,7 +139,7 @@ export class ConversationStore {
   }
 
   /** The same reply goes on where it ended. */
-  async continue(message: Message, { think, max_tokens, temperature }: ReplyOptions): Promise<void> {
+  async continue(message: Message, { model: _model, ...options }: ReplyOptions): Promise<void> {
     this.set({ failure: null });
     const growing = { ...message, status: "streaming" as const };
     this.replace(message.id, growing);
@@ -147,7 +147,7 @@ export class ConversationStore {
       await modelReady(signal);
       return send(`/api/replies/${message.id}/continue`, {
         method: "POST",
-        body: { think, max_tokens, temperature },
+        body: options,
         signal,
       });
     });
@@ -208,6 +208,7 @@ export class ConversationStore {
       const following = { signal: controller.signal, onConnection: (there: boolean) => live.setConnected(there) };
       for await (const event of replyEvents(first, following, begin === null ? reply.id : null)) {
         if (event.kind === "begin") {
+          live.take(event);
           at = this.named(at, event);
           if (begin !== null && !begun) announce();
           begun = true;

@@ -35,6 +35,8 @@ export class Live {
   };
 
   private next: LiveState = this.state;
+  /** Milliseconds of the thought before this page followed it. */
+  private thoughtBefore = 0;
   private timer: ReturnType<typeof setTimeout> | null = null;
   private readonly listeners = new Set<() => void>();
 
@@ -49,6 +51,9 @@ export class Live {
     const before = this.next;
     const now = performance.now();
     switch (event.kind) {
+      case "begin":
+        this.thoughtBefore = event.thought_seconds * 1000;
+        break;
       case "waiting":
         this.change({ phase: "waiting", queue: { position: event.position, seconds: event.seconds } });
         break;
@@ -56,8 +61,8 @@ export class Live {
         this.change({
           phase: "thinking",
           reasoning: before.reasoning + event.text,
-          thoughtTokens: before.thoughtTokens + (event.tokens ?? 0),
-          thoughtBegan: before.thoughtBegan ?? now,
+          thoughtTokens: before.thoughtTokens + event.tokens,
+          thoughtBegan: before.thoughtBegan ?? now - this.thoughtBefore,
           queue: null,
         });
         break;
