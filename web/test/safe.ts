@@ -8,6 +8,7 @@ const GLOBAL = ["class", "dir"];
 export const ELEMENTS: Record<string, string[]> = {
   a: ["href", "target", "rel", "title"],
   button: ["type"],
+  div: ["tabindex"],
   input: ["type", "checked", "disabled", "readonly", "aria-label"],
   ol: ["start"],
   pre: ["tabindex"],
@@ -15,8 +16,9 @@ export const ELEMENTS: Record<string, string[]> = {
   td: ["data-align"],
   th: ["data-align"],
 };
-const PLAIN =
-  "blockquote br code del div em figcaption figure h1 h2 h3 h4 h5 h6 hr li p strong table tbody thead tr ul".split(" ");
+const PLAIN = "blockquote br code del em figcaption figure h3 h4 h5 h6 hr li p strong table tbody thead tr ul".split(
+  " ",
+);
 for (const name of PLAIN) ELEMENTS[name] = [];
 
 /** What KaTeX draws with. */

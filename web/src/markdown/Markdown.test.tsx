@@ -40,7 +40,7 @@ const shown = (text: string, streaming = false) =>
 const htmlOf = (text: string) => shown(text).innerHTML.replaceAll(' dir="auto"', "");
 
 test.each([
-  ["# A *b*", "<h1>A <em>b</em></h1>"],
+  ["# A *b*", '<h3 class="md-h1">A <em>b</em></h3>'],
   ["a **b** ~~c~~ ~d~ `e`", '<p>a <strong>b</strong> <del>c</del> ~d~ <code dir="ltr">e</code></p>'],
   ["a <b>b</b> &amp;<br>c", "<p>a &lt;b&gt;b&lt;/b&gt; &amp;<br>c</p>"],
   ["    indented", "<p>indented</p>"],

@@ -6,7 +6,7 @@ import { Formula } from "./Formula";
 import { texOf } from "./mathSyntax";
 import { mend } from "./mend";
 import { parse } from "./parse";
-import { definitionsOf, type Rendering, renderAll, rows } from "./render";
+import { definitionsOf, type Rendering, renderAll, rows, TableFrame } from "./render";
 import { StillContext } from "./still";
 
 /** How many characters more are drawn in one task, of a text that is long from the start. */
@@ -115,14 +115,14 @@ const TextBlock = memo(function TextBlock({ block, open }: { block: Block; open:
 
 function LongTable({ pieces, open }: { pieces: Block[]; open: boolean }) {
   return (
-    <div className="md-table">
+    <TableFrame>
       <table className={pieces.length > 1 ? "md-table-long" : undefined}>
         {pieces.map((piece, index) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: pieces are only added at the end
           <TablePiece key={index} block={piece} open={open && index === pieces.length - 1} />
         ))}
       </table>
-    </div>
+    </TableFrame>
   );
 }
 

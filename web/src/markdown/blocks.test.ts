@@ -113,6 +113,11 @@ test("paragraphs, lists, code, formulas and tables are blocks", () => {
   expect(kinds(text)).toEqual(["text", "text", "text", "code", "math", "table"]);
 });
 
+test("an item begins a list inside a paragraph only where it has text, and the number 1", () => {
+  expect(sources("a\n-\nb\n1.\nc\n2024. d\n")).toHaveLength(1);
+  expect(sources("a\n1. b\n")).toEqual(["a\n", "1. b\n"]);
+});
+
 test("a fence is closed by one as long", () => {
   expect(sources("````\n```\n````\nx")).toEqual(["````\n```\n````\n", "x"]);
 });

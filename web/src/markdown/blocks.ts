@@ -135,13 +135,22 @@ function openingMath(line: string): { closer: string; closed: boolean } | null {
   return end > 2 && end + 2 === rest.length ? { closer, closed: true } : null;
 }
 
-function itemOf(line: string): { indent: number; offset: number; marker: string; first: number } | null {
+interface Item {
+  indent: number;
+  offset: number;
+  marker: string;
+  first: number;
+  isEmpty: boolean;
+}
+
+function itemOf(line: string): Item | null {
   const match = ITEM.exec(line);
   if (!match || RULE.test(line)) return null;
   const indent = indentOf(line);
-  const [, , label = "", number, delimiter, space = " "] = match;
-  const width = space.length > 4 ? 1 : space.length;
-  return { indent, offset: indent + label.length + width, marker: delimiter ?? label, first: Number(number ?? 0) };
+  const [, , label = "", number, delimiter, space] = match;
+  const width = space === undefined || space.length > 4 ? 1 : space.length;
+  const offset = indent + label.length + width;
+  return { indent, offset, marker: delimiter ?? label, first: Number(number ?? 0), isEmpty: space === undefined };
 }
 
 function cells(line: string): number {
@@ -255,9 +264,10 @@ class Scanner {
       else this.advance(end, this.mode);
     } else if (item) {
       const inner = this.innerFence(line);
+      const { offset, marker } = item;
       const first = this.ordinal ?? item.first;
-      const list: List = { name: "list", ...item, first, items: 1, lastItem: this.line, gap: false, fence: inner };
-      this.advance(end, list);
+      const from = { first, items: 1, lastItem: this.line };
+      this.advance(end, { name: "list", offset, marker, ...from, gap: false, fence: inner });
     } else this.advance(end, { name: "text", lastLine: this.line });
   }
 
@@ -267,8 +277,7 @@ class Scanner {
       return;
     }
     const item = itemOf(line);
-    const isList = item !== null && line.trim().length > item.marker.length && item.first <= 1;
-    if (isList || openingFence(line) || openingMath(line)) {
+    if ((item && !item.isEmpty && item.first <= 1) || openingFence(line) || openingMath(line)) {
       this.settle(this.line);
       return;
     }

@@ -27,11 +27,13 @@ test.each([
   ["text\n-", "text\n"],
   ["text\n--", "text\n"],
   ["text\n1", "text\n"],
-  ["text\n```py", "text\n"],
+  ["text\n```py", "text\n```py"],
   ["text\n| a | b", "text\n"],
   ["| a | b |\n|--", ""],
   ["| a | b |\n|---|---|\n| 1 | **x", "| a | b |\n|---|---|\n| 1 | **x**"],
   ["costs $5", "costs $5"],
+  ["- a\n  ```js\n  x **y", "- a\n  ```js\n  x **y"],
+  ["- a\n  ```js\n  x\n  ```\n  **y", "- a\n  ```js\n  x\n  ```\n  **y**"],
 ])("%j becomes %j", (source, expected) => {
   expect(mended(source)).toBe(expected);
 });

@@ -14,8 +14,13 @@ const UNDECIDED = /^[ \t]*(?:[-*+_=#>~`$\\ \t]+|\d{1,9}[.)]?|(?:`{3,}|~{3,})[^`\
 /** A line that begins a new piece of inline text: an item, a quote, a heading, a table's row. */
 const FRESH = /^[ \t]*(?:[-*+>|#]|\d{1,9}[.)])/;
 
+/** A fence, in a list item or a quote as well. */
+const FENCE = /^[ \t]*(?:(?:[-*+>]|\d{1,9}[.)])[ \t]+)*(?:`{3,}|~{3,})/gm;
+
 /** Mends a block that is still being written. */
 export function mend(block: string): Mended {
+  // Inside of code nothing is markup.
+  if ((block.match(FENCE)?.length ?? 0) % 2) return { source: block, unfinished: null };
   const source = withoutUndecided(block);
   const from = lastInline(source);
   const { text, unfinished } = mendInline(source.slice(from), from);

@@ -56,8 +56,13 @@ function render(node: Nodes, context: Rendering, depth: number): ReactNode {
         </p>
       );
     case "heading": {
-      const Heading = `h${node.depth}` as "h1";
-      return <Heading dir="auto">{children()}</Heading>;
+      // A message has a heading of the second level, so that its text begins with the third.
+      const Heading = `h${Math.min(6, node.depth + 2)}` as "h3";
+      return (
+        <Heading dir="auto" className={`md-h${node.depth}`}>
+          {children()}
+        </Heading>
+      );
     }
     case "thematicBreak":
       return <hr />;
@@ -84,9 +89,9 @@ function render(node: Nodes, context: Rendering, depth: number): ReactNode {
     }
     case "table":
       return (
-        <div className="md-table">
+        <TableFrame>
           <table>{rows(node, context, depth)}</table>
-        </div>
+        </TableFrame>
       );
     case "text":
       return withBreaks(node.value);
@@ -147,6 +152,15 @@ function Item(props: { item: ListItem; spread: boolean; context: Rendering; dept
       <input type="checkbox" checked={item.checked} disabled readOnly aria-label={item.checked ? "✓" : "○"} />
       <div>{children}</div>
     </li>
+  );
+}
+
+export function TableFrame({ children }: { children: ReactNode }) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reached by the keyboard
+    <div className="md-table" tabIndex={0}>
+      {children}
+    </div>
   );
 }
 

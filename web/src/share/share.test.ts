@@ -25,6 +25,8 @@ const message = (role: Message["role"], content: string, rest: Partial<Message> 
 });
 
 const FRAME = [
+  "h1",
+  "h2",
   "html",
   "head",
   "meta",
@@ -55,7 +57,7 @@ function expectSafePage(html: string) {
     else {
       for (const [, attribute = "", value = ""] of attributes.matchAll(/ ([a-zA-Z-]+)(?:="([^"]*)")?/g)) {
         if (FRAME.includes(name) && name !== "math")
-          expect(["lang", "charSet", "http-equiv", "name", "content", "class"]).toContain(attribute);
+          expect(["dir", "lang", "charSet", "http-equiv", "name", "content", "class"]).toContain(attribute);
         else if (["katex", "question"].includes(value) || (name === "ul" && attribute === "aria-label")) continue;
         else expectSafeAttribute(name, attribute, value, inFormula);
       }
