@@ -27,21 +27,33 @@ function withoutEnd(code: string, fence: Fence): string {
   return closesFence(end.slice(line), fence) ? end.slice(0, line) : code;
 }
 
+/** Deeper colours (templates in templates in templates) are left out: a browser's layout recurses. */
+const DEEPEST = 24;
+
 /** Only spans with the highlighter's own classes make it through. */
-function spans(nodes: ElementContent[]): ReactNode[] {
+function spans(nodes: ElementContent[], depth = 0): ReactNode[] {
   return nodes.map((node, index) => {
-    if (node.type === "text") return node.value;
-    if (node.type !== "element") return null;
-    const classes = [node.properties.className ?? []]
-      .flat()
-      .filter((name) => /^(?:hljs-[\w-]+|\w+_)$/.test(String(name)));
+    if (node.type !== "element" || depth > DEEPEST) return plain(node);
+    const classes = [node.properties.className ?? []].flat().map(String);
+    const known = classes.filter((name) => /^(?:hljs-[\w-]+|\w+_)$/.test(name));
     return (
       // biome-ignore lint/suspicious/noArrayIndexKey: the spans of a code never move
-      <span key={index} className={classes.join(" ") || undefined}>
-        {spans(node.children)}
+      <span key={index} className={known.join(" ") || undefined}>
+        {spans(node.children, depth + 1)}
       </span>
     );
   });
+}
+
+/** Without recursion: the tree may be deeper than the stack. */
+function plain(root: ElementContent): string {
+  let text = "";
+  const waiting: ElementContent[] = [root];
+  for (let node = waiting.pop(); node; node = waiting.pop()) {
+    if (node.type === "element") waiting.push(...node.children.toReversed());
+    else if (node.type === "text") text += node.value;
+  }
+  return text;
 }
 
 /** A code block. parts: its code in pieces, of which only the last changes. open: it is still being written. */

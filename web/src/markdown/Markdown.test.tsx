@@ -94,6 +94,26 @@ test("a formula that KaTeX does not understand shows its source", async () => {
   await vi.waitFor(() => expect(md.querySelector(".md-math")?.textContent).toBe("\\unknowncommand{x"));
 });
 
+test("formulas and code that would nest without end, or define commands, stay plain", async () => {
+  await loadKatex();
+  const deepest = (element: Element): number => 1 + Math.max(0, ...Array.from(element.children, deepest));
+  for (const tex of [
+    `${"\\sqrt{".repeat(240)}x${"}".repeat(240)}`,
+    `x${"^{x".repeat(300)}${"}".repeat(300)}`,
+    "\\def\\a{x}\\a",
+  ]) {
+    const md = shown(`$$\n${tex}\n$$`);
+    await vi.waitFor(() => expect(md.querySelector(".md-math")?.textContent).toBe(tex));
+    expect(deepest(md)).toBeLessThan(300);
+    cleanup();
+  }
+  const code = "`${".repeat(6000);
+  const md = shown(`\`\`\`\`js\n${code}\n\`\`\`\`\n`);
+  await vi.waitFor(() => expect(md.querySelector(".hljs-string")).not.toBeNull(), 5000);
+  expect(md.querySelector("pre")?.textContent).toBe(`${code}\n`);
+  expect(deepest(md)).toBeLessThan(60);
+});
+
 test("code is coloured once it is whole, and copied without its fences", async () => {
   const writeText = vi.fn(async () => {});
   vi.stubGlobal("navigator", { clipboard: { writeText } });

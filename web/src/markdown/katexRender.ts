@@ -1,9 +1,15 @@
-/** KaTeX with what a model may ask of it: no links, no HTML attributes, no images, bounded expansion and sizes. */
+/**
+ * KaTeX with what a model may ask of it: no links, no HTML attributes, no images, no commands of its own (a few
+ * characters could become millions), bounded sizes and depth.
+ */
 
 import katex, { type KatexOptions } from "katex";
 import "katex/dist/katex.min.css";
 
-const LONGEST = 4000;
+/** Elements within elements. A browser's layout recurses, and at a few thousand its process dies. */
+const DEEPEST = 200;
+
+const DEFINITION = /\\(?:[gex]?def|let|futurelet|(?:re)?newcommand|providecommand)(?![a-zA-Z])/;
 
 const options = (display: boolean): KatexOptions => ({
   displayMode: display,
@@ -16,21 +22,43 @@ const options = (display: boolean): KatexOptions => ({
 
 /** Draws a formula into an element, by DOM calls alone (no markup, so no style attributes). False: not understood. */
 export function render(tex: string, element: HTMLElement, display: boolean): boolean {
-  if (tex.length > LONGEST) return false;
+  if (DEFINITION.test(tex)) return false;
   try {
-    katex.render(tex, element, options(display));
+    const drawn = document.createElement("span");
+    katex.render(tex, drawn, options(display));
+    if (isTooDeep(drawn)) return false;
+    element.replaceChildren(...drawn.childNodes);
     return true;
   } catch {
     return false;
   }
 }
 
+function isTooDeep(root: Element): boolean {
+  let level = [root];
+  for (let depth = 0; level.length; depth++) {
+    if (depth > DEEPEST) return true;
+    level = level.flatMap((element) => Array.from(element.children));
+  }
+  return false;
+}
+
 /** The formula as MathML, which needs no fonts or styles. Null: not understood. */
 export function toMathML(tex: string, display: boolean): string | null {
-  if (tex.length > LONGEST) return null;
+  if (DEFINITION.test(tex)) return null;
   try {
-    return katex.renderToString(tex, { ...options(display), output: "mathml" });
+    const html = katex.renderToString(tex, { ...options(display), output: "mathml" });
+    return isTooDeepMarkup(html) ? null : html;
   } catch {
     return null;
   }
+}
+
+function isTooDeepMarkup(html: string): boolean {
+  let depth = 0;
+  for (const [tag, slash] of html.matchAll(/<(\/?)[^>]*>/g)) {
+    depth += slash ? -1 : tag.endsWith("/>") ? 0 : 1;
+    if (depth > DEEPEST) return true;
+  }
+  return false;
 }

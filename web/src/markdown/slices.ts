@@ -13,12 +13,15 @@ function plan() {
   setTimeout(() => {
     planned = false;
     spent = 0;
-    for (const work of waiting) {
-      if (spent >= SLICE) break;
-      waiting.delete(work);
-      timed(work);
+    try {
+      for (const work of waiting) {
+        if (spent >= SLICE) break;
+        waiting.delete(work);
+        timed(work);
+      }
+    } finally {
+      if (waiting.size) plan();
     }
-    if (waiting.size) plan();
   });
 }
 
