@@ -20,14 +20,25 @@ PROMPTS = [
     "Once upon a time, in a small village by the sea,",
     "def fibonacci(n):\n    ",
     "Water boils at",
+    "The three primary colours are",
+    "Q: What is 12 plus 30?\nA:",
     "In 1969, the first humans",
+    "A recipe for pancakes: first,",
     "The opposite of hot is",
+    "import numpy as np\n\n",
+    "My favourite book is",
     "The mitochondria is",
+    "To be, or not to be,",
     "1, 2, 3, 4,",
+    "Dear Sir or Madam,",
     "Photosynthesis is the process by which",
+    "The largest planet in the solar system",
     "SELECT name FROM",
+    "She opened the door and",
+    "The quick brown fox",
 ]
 TOKENS = 16
+JUDGED = 10  # texts whose distributions are compared, which takes transformers longest
 
 
 @pytest.fixture(scope="module", params=["as it comes", "float32", "torch"])
@@ -83,7 +94,7 @@ def distributions(peer: nn.Module, prompts: list[list[int]], expected: list[list
     """transformers' log-probabilities after every token of every text. float64 [T, V] each"""
     return [
         logits_of(peer, [*prompt, *reply]).double().log_softmax(-1)
-        for prompt, reply in zip(prompts, expected, strict=True)
+        for prompt, reply in zip(prompts[:JUDGED], expected, strict=False)
     ]
 
 
@@ -121,7 +132,7 @@ def test_distributions_are_those_of_transformers(
 ) -> None:
     """After every token of every text: equal in fp32, and as close as 8-bit activations allow where it is quantised."""
     divergences = []
-    for prompt, reply, theirs in zip(prompts, expected, distributions, strict=True):
+    for prompt, reply, theirs in zip(prompts, expected, distributions, strict=False):
         ours = model.logits([*prompt, *reply]).double().log_softmax(-1)
         divergences.append((theirs.exp() * (theirs - ours)).sum(-1))
     found = torch.cat(divergences)
@@ -133,7 +144,7 @@ def test_distributions_are_those_of_transformers(
 def test_no_circumstance_changes_a_sample(model: Model, prompts: list[list[int]]) -> None:
     """Alone or in a batch, whole or in chunks, cold or from a cached prefix, preempted or not, guessing or not."""
     sampling = Sampling(temperature=0.8, top_p=0.95, seed=11, max_tokens=TOKENS)
-    few = [prompts[0] * 3, prompts[2], prompts[4], prompts[7]]
+    few = [prompts[0] * 3, prompts[2], prompts[5], prompts[13]]
     with Engine(model, cache_tokens=2048, speculation="off") as engine:
         alone = [texts(engine, [prompt], sampling)[0] for prompt in few]
         assert texts(engine, few, sampling) == alone  # in a batch, from a warm prefix cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+LONG = "Write an essay of 2000 words about the history of bread."  # the default model's likeliest reply is as long
+
 
 @dataclass
 class Chat:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.chat import Chat
+from tests.web.chat import LONG, Chat
 from tests.web.conftest import PATIENCE, Site, expect
 
 
@@ -20,6 +20,7 @@ def chat(real: Site, page: Any) -> Chat:
 
 def test_ask_and_watch_it_think(chat: Chat) -> None:
     chat.think("on")
+    chat.longest(600)
     chat.ask("What is 15 + 8?")
     clock = chat.replies.last.get_by_role("button", name=re.compile("Thinking…"))
     clock.wait_for()
@@ -48,7 +49,7 @@ def test_no_thought_where_none_is_wanted(chat: Chat) -> None:
 def test_stop_and_continue(chat: Chat) -> None:
     chat.think("off")
     chat.longest(4000)
-    chat.ask("Count from 1 to 300, one number on each line, without stopping.")
+    chat.ask(LONG)
     expect(chat.answer).not_to_be_empty()
     chat.button("Stop").click()
     chat.wait()
@@ -126,7 +127,7 @@ def test_keyboard_alone(chat: Chat) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#conversation")).to_be_focused()
     chat.box.focus()
-    page.keyboard.type("Count from 1 to 300, one number on each line.")
+    page.keyboard.type(LONG)
     page.keyboard.press("Enter")
     expect(chat.answer).not_to_be_empty()
     page.keyboard.press("Escape")
@@ -138,8 +139,8 @@ def test_keyboard_alone(chat: Chat) -> None:
     expect(editor).to_have_count(0)
     page.keyboard.press("Control+k")
     expect(page.get_by_role("searchbox")).to_be_focused()
-    page.keyboard.type("numb")
-    hit = page.get_by_role("navigation").get_by_role("link", name=re.compile("Count from 1"))
+    page.keyboard.type("bread")
+    hit = page.get_by_role("navigation").get_by_role("link", name=re.compile("history of bread"))
     expect(hit.first).to_be_visible()
     page.keyboard.press("Tab")
     expect(hit.first).to_be_focused()
@@ -189,7 +190,7 @@ def test_attach_text_and_a_clear_refusal(chat: Chat, tmp_path: Path) -> None:
 def test_reload_in_mid_reply(chat: Chat) -> None:
     chat.think("off")
     chat.longest(4000)
-    chat.ask("Count from 1 to 300, one number on each line, without stopping.")
+    chat.ask(LONG)
     expect(chat.answer).not_to_be_empty()
     chat.page.wait_for_url("**/c/*")
     before = chat.answer.inner_text()

@@ -104,7 +104,7 @@ def test_through_file_names(site: Site, page: Any) -> None:
         for texts in batches():
             files = [{"name": text[:200], "mimeType": "text/plain", "buffer": b"safe"} for text in texts]
             page.set_input_files("input[type=file]", files[:20])
-            expect(page.get_by_role("list", name="Attached files").get_by_role("listitem")).to_have_count(len(texts))
+            expect(page.locator(".composer").get_by_role("listitem")).to_have_count(len(texts))
             chat.say("Read these.")
             expect(chat.questions.last.get_by_role("listitem")).to_have_count(len(texts))
 

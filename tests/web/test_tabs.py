@@ -14,7 +14,7 @@ from typing import Any
 
 from millet.reasoning.reply import Event
 from tests.serve.fakes import finish
-from tests.web.chat import Chat
+from tests.web.chat import LONG, Chat
 from tests.web.conftest import Site, expect, prefer
 
 SLOW: list[Event | Exception | float] = [
@@ -88,7 +88,7 @@ def test_a_restart_in_mid_reply(smollm2_path: Path, page: Any, tmp_path: Path) -
         chat = Chat(page).open(f"http://127.0.0.1:{port}")
         chat.think("off")
         chat.longest(4000)
-        chat.ask("Count from 1 to 300, one number on each line, without stopping.")
+        chat.ask(LONG)
         expect(chat.answer).not_to_be_empty()
         page.wait_for_timeout(1500)  # a second of it is on disk
         process.kill()
