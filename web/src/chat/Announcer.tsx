@@ -20,7 +20,7 @@ export function Announcer({ last, live }: { last: Message | null; live: Live | n
       setText(phase === "thinking" ? t.thinking : phase === "writing" ? t.writing : "");
     } else if (running.current && last?.role === "assistant") {
       running.current = false;
-      setText(`${t.answerReady}. ${last.content.slice(0, LONGEST)}`);
+      setText(`${t.answerReady}. ${asShown(last.id).slice(0, LONGEST)}`);
     }
   }, [phase, last, t]);
   return (
@@ -28,4 +28,9 @@ export function Announcer({ last, live }: { last: Message | null; live: Live | n
       {text}
     </div>
   );
+}
+
+/** The answer's words, without its markup. */
+function asShown(message: string): string {
+  return document.querySelector<HTMLElement>(`[data-message="${message}"] .answer`)?.innerText ?? "";
 }

@@ -233,8 +233,9 @@ function ThinkingPicker() {
   const { thinking, budget } = usePreferences();
   return (
     <>
-      <label className="picker">
-        <span>{t.thinking}</span>
+      <label className="picker" title={t.thinking}>
+        {icons.thought}
+        <span className="name">{t.thinking}</span>
         <select
           value={thinking}
           onChange={(event) => preferences.setState({ thinking: event.target.value as Thinking })}

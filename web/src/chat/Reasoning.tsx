@@ -59,7 +59,7 @@ function Scroll({ follow, text, streaming }: { follow: boolean; text: string; st
 function summary(message: Message, t: ReturnType<typeof useTexts>): string {
   const tokens = message.usage?.reasoning_tokens ?? null;
   if (message.thought_seconds > 0) return t.thoughtFor(duration(message.thought_seconds), tokens);
-  return message.status === "complete" ? t.thinking : t.thoughtStopped;
+  return message.status === "complete" ? t.thought : t.thoughtStopped;
 }
 
 /** Ticks by itself, so that the time goes on while no token comes. */

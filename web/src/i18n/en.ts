@@ -63,7 +63,7 @@ export const en = {
   skip: "Skip to the conversation",
 
   greeting: "What would you like to think about?",
-  greetingHint: "Millet thinks in the open, then answers..",
+  greetingHint: "Millet thinks in the open, then answers.",
   suggestions: [
     "A train leaves at 9:40 and arrives at 13:05. How long does it take?",
     "Explain why the sky is blue, in three sentences.",
@@ -99,6 +99,7 @@ export const en = {
   thoughtFor: (seconds: string, tokens: number | null) =>
     `Thought for ${seconds}${tokens === null ? "" : `, ${plural(tokens, "token", "tokens")}`}`,
   thinkingFor: (seconds: string, tokens: number) => `Thinking… ${seconds}, ${plural(tokens, "token", "tokens")}`,
+  thought: "Thought",
   thoughtStopped: "Thought, not finished",
   showThought: "Show the thought",
   hideThought: "Hide the thought",

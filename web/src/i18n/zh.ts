@@ -101,6 +101,7 @@ export const zh: Texts = {
   you: "你",
   thoughtFor: (seconds, tokens) => `思考了 ${seconds}${tokens === null ? "" : `，${count(tokens)} 个 token`}`,
   thinkingFor: (seconds, tokens) => `正在思考… ${seconds}，${count(tokens)} 个 token`,
+  thought: "思考过程",
   thoughtStopped: "思考未完成",
   showThought: "显示思考过程",
   hideThought: "隐藏思考过程",
