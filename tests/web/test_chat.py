@@ -187,6 +187,41 @@ def test_attach_text_and_a_clear_refusal(chat: Chat, tmp_path: Path) -> None:
     expect(chat.page.get_by_role("status").filter(has_text="x.bin cannot be attached")).to_be_visible()
 
 
+def pdf(text: str) -> bytes:
+    """One page that says `text`, or nothing at all."""
+    drawn = f"BT /F1 12 Tf 40 100 Td ({text}) Tj ET" if text else ""
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R"
+        " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
+        f"<< /Length {len(drawn)} >>\nstream\n{drawn}\nendstream",
+    ]
+    out, places = "%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{number} 0 obj\n{body}\nendobj\n"
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
+    return (
+        f"{out}trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out) - len(table)}\n%%EOF".encode()
+    )
+
+
+def test_attach_a_pdf(chat: Chat) -> None:
+    chat.think("off")
+    file = {"name": "trip.pdf", "mimeType": "application/pdf", "buffer": pdf("The train leaves at nine.")}
+    chat.page.set_input_files("input[type=file]", file)
+    expect(chat.page.locator(".count")).to_be_visible()
+    chat.say("When does the train leave?")
+    chat.questions.last.get_by_text("trip.pdf").click()
+    expect(chat.questions.last).to_contain_text("The train leaves at nine.")
+    empty = {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": pdf("")}
+    chat.page.set_input_files("input[type=file]", empty)
+    refusal = chat.page.get_by_role("status").filter(has_text="scan.pdf cannot be attached: no text was found in it")
+    expect(refusal).to_be_visible()
+
+
 def test_reload_in_mid_reply(chat: Chat) -> None:
     chat.think("off")
     chat.longest(4000)
