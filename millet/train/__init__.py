@@ -1,0 +1,1 @@
+"""Teaching a model: one shared loop, one file a method."""
