@@ -172,10 +172,13 @@ class Engine:
         with model.layout:
             model.network.pack()
         tokens = cache_tokens or plan_cache(model.config, model.cache_dtype, model.device)
-        forward = _forward(model, -(-tokens // BLOCK_SIZE), chunk)
-        self.cache_tokens = forward.cache.num_blocks * BLOCK_SIZE
+        num_blocks = -(-tokens // BLOCK_SIZE)
+        self.cache_tokens = num_blocks * BLOCK_SIZE
         self.context_length = min(model.config.max_position_embeddings, self.cache_tokens)
-        self._runner = Runner(forward, max_batch=max_batch, chunk=chunk, speculation=speculation)
+        self._make_runner = lambda: Runner(
+            _forward(model, num_blocks, chunk), max_batch=max_batch, chunk=chunk, speculation=speculation
+        )
+        self._runner = self._make_runner()
         self._requests: dict[Sequence, Generation] = {}
         self._arrived: list[Generation] = []
         self._cancelled: list[Generation] = []
@@ -242,6 +245,17 @@ class Engine:
         for token in (*prompt, *sampling.logit_bias, *sampling.stop_token_ids):
             if not 0 <= token < vocabulary:
                 raise BadRequest(f"token id {token} is outside the vocabulary (0 to {vocabulary - 1})")
+
+    def refresh(self) -> None:
+        """Take in the model's weights as they are now, after a step of training. The prefix cache begins empty.
+
+        Raises BadRequest while requests are under way, whose texts would come half from each.
+        """
+        with self._wake, self.model.layout:
+            if self._requests or self._arrived:
+                raise BadRequest("requests are under way; wait for them, or cancel them, before refresh()")
+            self.model.network.pack()
+            self._runner = self._make_runner()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the load right now."""

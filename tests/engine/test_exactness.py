@@ -294,3 +294,32 @@ except millet.MilletError as error:
     first, second = done.stdout.splitlines()
     assert first.startswith("BadRequest exact=True needs fp32 and the native kernels on a CPU: MILLET_KERNELS=off")
     assert second.startswith("BadRequest quantize='q8' needs the native kernels on a CPU: MILLET_KERNELS=off")
+
+
+def test_a_refreshed_engine_has_the_weights_of_now(tmp_path: Path, seed: int) -> None:
+    """A step of training between two batches: the next tokens and log-probabilities are those of a new engine."""
+    model = load(write_directory(toy("qwen3", seed), tmp_path / "model"))
+    prompts = [[5, 6, 7, 8] * 8, [9, 10, 11]]
+    sampling = Sampling(temperature=0.0, max_tokens=NEW, logprobs=True, ignore_eos=True)
+    with Engine(model, exact=True, cache_tokens=1024) as engine:
+        before = engine.generate(prompts, sampling)
+        sum(each.sum() for each in model.logprobs(prompts)).backward()
+        with torch.no_grad():
+            for parameter in model.network.parameters():
+                parameter += 0.05 * parameter.grad.sign()
+        engine.refresh()
+        after = engine.generate(prompts, sampling)
+        with torch.no_grad():
+            for (sample,), prompt in zip(after, prompts, strict=True):
+                (expected,) = model.logprobs([[*prompt, *sample.token_ids]])
+                assert sample.logprobs == expected[len(prompt) - 1 :].tolist()
+        generation = engine.submit(prompts[0], Sampling(max_tokens=900, ignore_eos=True))
+        with pytest.raises(BadRequest, match="under way"):
+            engine.refresh()
+        generation.cancel()
+        generation.result()
+    with Engine(model, exact=True, cache_tokens=1024) as fresh:
+        assert [[each.token_ids for each in samples] for samples in fresh.generate(prompts, sampling)] == [
+            [each.token_ids for each in samples] for samples in after
+        ]
+    assert before != after
