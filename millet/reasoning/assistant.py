@@ -32,6 +32,7 @@ Thinks = Literal["template", "prompt"]
 
 RESERVE = 1024  # tokens that a thought leaves to the answer, or a quarter of all where that is less
 LEAST_RESERVE = 16
+NEVER = 2**62  # tokens: more than any reply has
 NOT_SAMPLING = ("think", "tools", "tool_choice", "schema")
 VOTE_TEMPERATURE = 0.6  # R1's; of greedy replies all would be the same
 
@@ -223,21 +224,22 @@ class Assistant:
         guessed = grammar is not None and self._think.spelled and prompt.phase is Phase.OPENING
         phase = Phase.CONTENT if guessed else prompt.phase
 
-        def new_state() -> ReplyState:
+        def new_state(free: bool = False) -> ReplyState:
             return ReplyState(
                 self.model.tokenizer,
                 self._think,
                 self._call_masks if tools else self._masks,
                 phase=phase,
                 end_ids=self._end_ids,
-                budget=budget,
-                room=room,
+                budget=None if free else budget,
+                room=NEVER if free else room,
                 stop=sampling.stop,
                 begun=prompt.begun,
                 calls=self._calls if tools else None,
                 names=tools.functions if tools else (),
                 grammar=grammar.copy() if grammar else None,
                 must_call=bool(tools and tools.must),
+                patient=free,
             )
 
         self.engine.check(prompt.token_ids, sampling)

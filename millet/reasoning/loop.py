@@ -28,6 +28,7 @@ class Patience:
 THOUGHT = Patience(tokens=128, times=4, staleness=True)
 # An answer may have to repeat itself: a table, a drawing, a line to be written fifty times.
 CONTENT = Patience(tokens=512, times=8, staleness=False)
+ENDLESS = Patience(tokens=2**62, times=1, staleness=False)  # where a text is only read
 
 
 class LoopGuard:

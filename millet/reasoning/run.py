@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from millet.engine.engine import Chunk, Engine
+from millet.engine.engine import Chunk, Completion, Engine
 from millet.engine.sampling import Sampling
-from millet.reasoning.reply import Event, TokenLogprob, Usage
+from millet.reasoning.reply import Event, Reply, TokenLogprob, Usage
 from millet.reasoning.state import Piece, ReplyState
 
 
@@ -19,15 +19,16 @@ from millet.reasoning.state import Piece, ReplyState
 class Prepared:
     """A request that was checked and can begin, as often as one likes.
 
-    prompt_tokens: of the prompt. max_tokens: the most that each of the samples may have. token_bytes: what a token
-    spells, which clients like to see beside its log-probability.
+    prompt_tokens: of the prompt. max_tokens: the most that each of the samples may have. new_state(free): the state of
+    one sample, free of a budget where it only reads. token_bytes: what a token spells, which clients like to see beside
+    its log-probability.
     """
 
     engine: Engine
     prompt: list[int]
     sampling: Sampling
     max_tokens: int
-    new_state: Callable[[], ReplyState]
+    new_state: Callable[..., ReplyState]
     token_bytes: Callable[[int], bytes]
 
     @property
@@ -38,6 +39,17 @@ class Prepared:
         """Queue it. on_news: called from the engine's thread, at most once a step, when there is something to poll, an
         error included; it must be quick. If it fails, the reply is cancelled."""
         return Run(self, on_news)
+
+    def read(self, completion: Completion) -> Reply:
+        """The reply that an engine's completion of this prompt is, where nothing guided it: as a trainer samples."""
+        state = self.new_state(free=True)
+        state.start()
+        for token_id in completion.token_ids:
+            state.after(token_id)
+        state.finish()
+        usage = Usage(completion.prompt_tokens, len(completion.token_ids), state.reasoning_tokens)
+        end = Event("finish", finish_reason=completion.finish_reason, usage=usage, thought_ended=state.thought_ended)
+        return Reply.of([*(_event(piece, 0) for piece in state.drain()), end])
 
     def events(self) -> Generator[Event, None, None]:
         """All events, waiting for them. Closing the generator cancels the reply."""

@@ -27,7 +27,7 @@ from millet.models.tokenizer import TextStream, Tokenizer
 from millet.reasoning.calls import CallFormat, read_call, without_marks
 from millet.reasoning.format import CLOSE, OPEN, ThinkFormat
 from millet.reasoning.grammar import Grammar
-from millet.reasoning.loop import CONTENT, THOUGHT, LoopGuard
+from millet.reasoning.loop import CONTENT, ENDLESS, THOUGHT, LoopGuard, Patience
 from millet.reasoning.marks import scan
 from millet.reasoning.masks import TokenMasks
 from millet.reasoning.reply import Ending, ToolCall
@@ -66,6 +66,7 @@ class ReplyState:
     begun: the prompt leaves off in the middle of the thought's text.
     calls, names: how calls of tools are written, and what may be called; none are looked for without `calls`.
     grammar: the form that the content must have, from its first visible token on; must_call: it is that of a call.
+    patient: bear any repetition, where a text that is there already is read.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ReplyState:
         names: Collection[str] = (),
         grammar: Grammar | None = None,
         must_call: bool = False,
+        patient: bool = False,
     ) -> None:
         self.num_calls = 0
         self.thought_ended: Ending | None = None
@@ -116,7 +118,8 @@ class ReplyState:
         self._num_tokens = 0
         self._num_thought = 0
         self._num_landing = 0
-        self._guard = LoopGuard(THOUGHT if phase is Phase.THOUGHT else CONTENT)
+        self._patient = patient
+        self._guard = self._new_guard(THOUGHT if phase is Phase.THOUGHT else CONTENT)
         self._thought_began: float | None = None
 
     def start(self) -> Verdict:
@@ -188,7 +191,7 @@ class ReplyState:
 
     def _begin_thought(self) -> None:
         self._phase = Phase.THOUGHT
-        self._guard = LoopGuard(THOUGHT)
+        self._guard = self._new_guard(THOUGHT)
         self._thought_began = time.perf_counter()
 
     def _end_thought(self, phase: Phase) -> None:
@@ -198,8 +201,11 @@ class ReplyState:
         if self._thought_began is not None:
             self.thought_seconds = time.perf_counter() - self._thought_began
         self._phase = phase
-        self._guard = LoopGuard(CONTENT)
+        self._guard = self._new_guard(CONTENT)
         self._held = ""
+
+    def _new_guard(self, patience: Patience) -> LoopGuard:
+        return LoopGuard(ENDLESS if self._patient else patience)
 
     def _exhausted(self) -> bool:
         return self._num_tokens >= self._room or (self._budget is not None and self._num_thought >= self._budget)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from millet.engine.engine import Engine
+from millet.engine.engine import Completion, Engine
 from millet.errors import BadRequest
 from millet.reasoning.assistant import Assistant, Event, Prepared, Reply
-from tests.reasoning.fakes import ASK
+from tests.reasoning.fakes import ASK, CLOSE_ID, END, PREOPENED, Pieces, assistant
 from tests.reasoning.toys import toy_model
 
 
@@ -143,3 +143,22 @@ def test_log_probabilities_are_of_the_tokens_of_their_event(someone: Assistant, 
             reply = Reply.of(mine)
             assert len(reply.logprobs) == len(ids) - reply.usage.reasoning_tokens
     assert generate([[1, 2]])[0][0].logprobs is None
+
+
+@pytest.mark.parametrize(("said", "thought", "content", "ended"), [
+    (["Let me see.\n", CLOSE_ID, "\n\n", "It is 42.", END], "Let me see.", "It is 42.", "model"),
+    (["No end to it " * 40], "No end to it " * 39 + "No end to it", "", None),
+    (["Half", END], "Half", "", "model"),
+])  # fmt: skip
+def test_what_a_trainer_sampled_reads_as_a_reply(
+    said: list[str | int], thought: str, content: str, ended: str | None
+) -> None:
+    """Nothing was forced or forbidden, so nothing is added: a thought without an end has no answer behind it."""
+    tokenizer = Pieces(marks=True)
+    prepared = assistant(PREOPENED, [END], tokenizer=tokenizer).prepare(ASK, think="on", max_tokens=200)
+    ids = tokenizer.script(*said)
+    reply = prepared.read(Completion(ids, None, "stop", 11, 0))
+    assert (reply.reasoning, reply.content) == (thought, content)
+    assert reply.usage.completion_tokens == len(ids)
+    if content:
+        assert reply.thought_ended == ended
