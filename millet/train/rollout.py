@@ -1,0 +1,78 @@
+"""Replies to learn from: sampled by the engine exactly as the model says them, each token with its log-probability.
+
+Nothing guides the sampling here. A budget or a mask that forced or forbade tokens would make replies that the model did
+not choose, and the gradient of what it did not choose teaches the wrong thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millet.engine.sampling import Sampling
+from millet.errors import BadRequest
+from millet.reasoning.assistant import Assistant
+from millet.reasoning.prompt import Think
+from millet.reasoning.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reply: the ids that were generated, its end among them, what the sampler gave each, and what they say."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The replies to one question. prompt: its ids, rendered by the model's own template."""
+
+    prompt: list[int]
+    samples: list[Sample]
+
+
+class Rollouts:
+    """think: as for a reply; a budget is none here. max_tokens: of a reply, thought included."""
+
+    def __init__(self, assistant: Assistant, *, think: Think, max_tokens: int) -> None:
+        if think not in ("on", "off"):
+            raise BadRequest(f'think is {think!r}; a model is taught with "on" or "off"')
+        self._assistant = assistant
+        self._think: Think = think
+        self._max_tokens = max_tokens
+
+    def longest_prompt(self) -> int:
+        """Tokens that a question may have, for a whole reply to fit behind it."""
+        return self._assistant.engine.context_length - self._max_tokens
+
+    def refresh(self) -> None:
+        """Sample from the weights of now."""
+        self._assistant.engine.refresh()
+
+    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
+        """`replies` to each question, all computed together. The same seed and weights give the same replies."""
+        prepared = [
+            self._assistant.prepare([{"role": "user", "content": each}], think=self._think, max_tokens=self._max_tokens)
+            for each in questions
+        ]
+        generations = []
+        try:
+            for each, seed in zip(prepared, seeds, strict=True):
+                if len(each.prompt) > self.longest_prompt():
+                    raise BadRequest(
+                        f"a question is {len(each.prompt)} tokens long and the context leaves {self.longest_prompt()} "
+                        f"beside a reply of {self._max_tokens}; lower max_tokens, or take shorter questions"
+                    )
+                sampling = Sampling(temperature=1.0, n=replies, max_tokens=self._max_tokens, seed=seed, logprobs=True)
+                generations.append(self._assistant.engine.submit(each.prompt, sampling))
+            completions = [generation.result() for generation in generations]
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return [
+            Group(each.prompt, [Sample(c.token_ids, c.logprobs or [], each.read(c)) for c in group])
+            for each, group in zip(prepared, completions, strict=True)
+        ]
