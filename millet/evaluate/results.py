@@ -1,0 +1,134 @@
+"""What an evaluation has seen: every reply with its grade, by problem, and its form on disk as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from millet.errors import BadRequest
+from millet.reasoning.prompt import Think
+
+
+class Group(NamedTuple):
+    """The problems of one task at one level."""
+
+    task: str
+    level: int
+
+    def __str__(self) -> str:
+        return f"{self.task}, level {self.level}" if self.level else self.task
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How replies are sampled.
+
+    problems: of each group. k: replies to each problem. temperature None: as the model's authors recommend.
+    max_tokens: of a reply, the thought included. seed: of the sampling and of the problems, which are of the evaluation
+    split whatever it is.
+    """
+
+    problems: int = 200
+    k: int = 1
+    temperature: float | None = 0.6
+    max_tokens: int = 1024
+    think: Think = "on"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.problems < 1 or self.k < 1:
+            raise BadRequest(f"{self.problems} problems and k = {self.k}; both must be at least 1")
+        if self.k > 1 and self.temperature == 0:
+            raise BadRequest(f"at temperature 0 all {self.k} replies would be the same; raise it, or leave out k")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reply. answer: what the task takes as its answer; replies agree where these are equal strings. score: in
+    [0, 1], with the grader's reason. thought_ended, finish_reason: as in `Reply`. Tokens, and seconds from the request
+    to the end."""
+
+    reasoning: str
+    content: str
+    answer: str
+    score: float
+    reason: str
+    finish_reason: str
+    thought_ended: str | None
+    completion_tokens: int
+    reasoning_tokens: int
+    seconds: float
+
+    @property
+    def solved(self) -> bool:
+        return self.score >= 1.0
+
+    @property
+    def thought(self) -> bool:
+        """Whether there is a thought, if only an unfinished one."""
+        return self.reasoning_tokens > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One problem with the replies to it. index: of the problem in its group."""
+
+    group: Group
+    index: int
+    prompt: str
+    expected: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """One model on its problems, in order. asked: how many problems there were to be; fewer attempts than that mean
+    that it was interrupted. seconds: of sampling. failures: by group, how often a grader failed, by how it failed."""
+
+    model: str
+    settings: Settings
+    attempts: list[Attempt]
+    asked: int
+    seconds: float
+    failures: dict[Group, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> bool:
+        return len(self.attempts) < self.asked
+
+    def groups(self) -> dict[Group, list[Attempt]]:
+        """Attempts by group, in the order in which these were asked for."""
+        found: dict[Group, list[Attempt]] = {}
+        for attempt in self.attempts:
+            found.setdefault(attempt.group, []).append(attempt)
+        return found
+
+    def concurrency(self) -> float:
+        """How many replies were under way, on average. Those that were broken off do not count."""
+        under_way = sum(sample.seconds for attempt in self.attempts for sample in attempt.samples)
+        return under_way / self.seconds if self.seconds else 0.0
+
+
+def write_transcripts(evaluations: Iterable[Evaluation], path: Path) -> None:
+    """One line of JSON for each reply, whole texts included."""
+    with path.open("w", encoding="utf-8") as file:
+        for evaluation in evaluations:
+            for line in transcripts(evaluation):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def transcripts(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for attempt in evaluation.attempts:
+        about = {
+            "model": evaluation.model,
+            "task": attempt.group.task,
+            "level": attempt.group.level,
+            "index": attempt.index,
+            "prompt": attempt.prompt,
+            "expected": attempt.expected,
+        }
+        for number, sample in enumerate(attempt.samples):
+            yield about | {"sample": number} | asdict(sample)
