@@ -1,4 +1,4 @@
-"""What a reply is worth beside being right: DeepSeek-R1's rules (2501.12948, section 2), which no model has to judge."""
+"""What a reply is worth beside being right: the rules of DeepSeek-R1 (2501.12948), which no model has to judge."""
 
 from __future__ import annotations
 
