@@ -31,6 +31,7 @@ COMMANDS = {
     "models": ("millet.cli.pull", "models"),
     "doctor": ("millet.cli.doctor", "doctor"),
     "bench": ("millet.cli.bench", "app"),
+    "train": ("millet.cli.train", "train"),
 }
 
 

@@ -1,0 +1,141 @@
+"""A recipe from its first stage to its last, each in a folder of its own, with its lineage.
+
+OUT/lock                     held while a run is going on
+OUT/recipe.toml              what was run
+OUT/1-sft/origin.json        what the stage was begun with
+OUT/1-sft/checkpoints/       while it goes on
+OUT/1-sft/metrics.jsonl      one line a step; samples.jsonl: things to read
+OUT/1-sft/model/             what it has made, with lineage.json
+OUT/1-sft/lineage.json       the same; there when the stage is done
+OUT/1-sft/report.html
+OUT/lineage.json             of all stages together
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from millet.errors import BadRequest, MilletError
+from millet.models.hub import locate, pull
+from millet.train.checkpoint import file_hash, write_atomically
+from millet.train.ledger import Ledger
+from millet.train.lineage import check_same, origin, read_lineage, write_lineage
+from millet.train.progress import Progress
+from millet.train.recipe import Recipe, configuration
+from millet.train.report import write_report
+from millet.train.stage import FROM_STAGE, MODEL, Context, Stage
+
+
+def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]:
+    """Run a recipe in the folder `out`, going on with what is there; the lineage of the whole chain.
+
+    Raises MilletError for what cannot work, for a folder that another run is using or that has a run of another recipe;
+    Stopped when a signal came; whatever a stage raises. What was done till then is kept.
+    """
+    out = Path(out)
+    _check(recipe)
+    with _only_one(out):
+        write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8"))
+        base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
+        done, lineages = dict[str, Path](), dict[str, Any]()
+        for number, stage in enumerate(recipe.stages, 1):
+            folder = out / f"{number}-{stage.name}"
+            folder.mkdir(exist_ok=True)
+            start = stage.base or base
+            context = Context(
+                folder=folder,
+                base=str(done[start] / MODEL) if start in done else start,
+                seed=recipe.seed,
+                device=recipe.model.device,
+                prices=recipe.prices,
+                progress=progress,
+                beside=recipe.path.parent,
+                stages=dict(done),
+            )
+            lineages[stage.name] = _run(recipe, stage, start, context)
+            done[stage.name] = folder
+            if (folder / MODEL).exists():
+                base = stage.name
+        whole = {"recipe_sha256": file_hash(recipe.path), "stages": lineages, "ledger": _total(recipe, lineages)}
+        write_lineage(out, whole)
+        return whole
+
+
+def _check(recipe: Recipe) -> None:
+    """What can be seen to fail before the first stage has cost anything."""
+    names: list[str] = []
+    for stage in recipe.stages:
+        for source in stage.sources():
+            if source.startswith(FROM_STAGE):
+                if source.removeprefix(FROM_STAGE) not in names:
+                    raise BadRequest(f"stage {stage.name} reads {source!r}, which names no earlier stage")
+            elif not (recipe.path.parent / Path(source).expanduser()).is_file():
+                raise BadRequest(
+                    f"stage {stage.name} reads {source}, which is not beside {recipe.path}; check the path"
+                )
+        names.append(stage.name)
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """The folder is this run's. The lock is the system's and goes with the process, however that ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / "lock", "w")  # noqa: SIM115 - closed below, which frees the lock
+    except OSError as error:
+        raise MilletError(f"cannot write to {out} ({error.strerror}); choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MilletError(f"another run is using {out}; wait for it, stop it, or choose another --out") from error
+        yield
+
+
+def _run(recipe: Recipe, stage: Stage, parent: str, context: Context) -> dict[str, Any]:
+    folder = context.folder
+    parents = {parent: _place(context.base)}
+    data = {name: context.path(name) for name in stage.sources()}
+    now = {"stage": stage.name, **origin(configuration(stage), context.seed, data, parents)}
+    before = read_lineage(folder) or _begun(folder)
+    if before is not None and (changed := check_same(before, now, folder)):
+        context.progress.say(changed)
+    if (finished := read_lineage(folder)) is not None:
+        context.progress.say(f"{stage.name} is done already, in {folder}")
+        return finished
+    if before is None:
+        write_atomically(folder / "origin.json", json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+    try:
+        outcome = stage.run(context)
+        ledger = outcome.ledger.entries(context.prices)
+        lineage = {**now, "artifact": outcome.artifact.name, "sha256": outcome.sha256, "ledger": ledger}
+        if outcome.artifact.is_dir():
+            write_lineage(outcome.artifact, lineage)
+        write_lineage(folder, lineage)
+    finally:
+        write_report(folder, now, recipe)
+    return lineage
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    path = folder / "origin.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _place(base: str) -> Path:
+    path = Path(base).expanduser()
+    return path if path.exists() else locate(base) or pull(base)
+
+
+def _total(recipe: Recipe, lineages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    total = Ledger()
+    for lineage in lineages.values():
+        total.add(Ledger.of(lineage["ledger"]))
+    money = sum(lineage["ledger"]["money"] for lineage in lineages.values())
+    return {**asdict(total), "money": money, "currency": recipe.prices.currency}

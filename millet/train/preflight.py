@@ -1,0 +1,148 @@
+"""Before a run begins: whether there is room for it, and how long and how dear it will be, from a few timed steps."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from millet.errors import MilletError, OutOfMemory
+from millet.kernels.cpu import read_memory
+from millet.train.checkpoint import KEPT
+from millet.train.ledger import Prices
+from millet.train.loop import Method
+from millet.train.optimizer import OptimizerSettings, state_bytes
+
+TIMED = 2  # steps; one before them warms up, where the run is long enough for that not to matter
+SHORT = 20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """memory: bytes that training takes beside the weights; available: that there are. seconds, money: of all steps."""
+
+    notes: list[str]  # the method's own
+    trained: int
+    steps: int
+    memory: int
+    available: int
+    seconds: float
+    money: float
+    currency: str
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        hours, minutes = divmod(round(self.seconds / 60), 60)
+        span = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{self.seconds:.0f} s"
+        return [
+            *self.notes,
+            f"memory: {self.memory / 1e9:.2f} GB beside the weights, of {self.available / 1e9:.1f} GB that are free; "
+            f"{self.trained / 1e6:.1f} M weights learn",
+            f"time: about {span} for {self.steps:,} steps; cost: about {self.money:.2g} {self.currency}",
+        ]
+
+
+def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, folder: Path) -> None:
+    """Raises OutOfMemory where the optimiser alone would not fit, MilletError where the checkpoints would not."""
+    needed, available = state_bytes(parameters, settings), _available(parameters)
+    if needed > available:
+        raise OutOfMemory(
+            f"gradients and optimiser need {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free; close other "
+            "programs, choose a smaller model, or train an adapter with [stage.lora]"
+        )
+    weights = sum(p.numel() * p.element_size() for p in parameters.values())
+    moments = sum(4 * p.numel() for p in parameters.values())
+    written = (KEPT + 1) * (weights + needed - moments)  # gradients are not saved; a third is whole before one goes
+    free = shutil.disk_usage(folder).free
+    if written > free:
+        raise MilletError(
+            f"checkpoints in {folder} need up to {written / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on that disk; "
+            "make room, or choose another --out"
+        )
+
+
+def forecast(
+    method: Method, parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, steps: int, prices: Prices
+) -> Forecast:
+    """Has the method check itself, and computes its first steps without changing a weight; it is left as it was.
+
+    Raises OutOfMemory where the whole run would not fit, and whatever the method raises.
+    """
+    gpu = any(p.is_cuda for p in parameters.values())
+    available = _available(parameters)
+    with _Unchanged(method, parameters):
+        notes = method.check()
+        before = _used(gpu)
+        seconds = [_time_step(method, parameters, step) for step in range(1 if steps < SHORT else 1 + TIMED)]
+        activations = max(0, _peak(gpu) - before)
+    timed = seconds[1:] or seconds
+    total = sum(timed) / len(timed) * steps
+    memory = state_bytes(parameters, settings) + activations
+    if memory > available:
+        raise OutOfMemory(
+            f"training needs about {memory / 1e9:.1f} GB beside the weights and {available / 1e9:.1f} GB are free; "
+            "lower micro_tokens, set checkpointing = true, or train an adapter with [stage.lora]"
+        )
+    trained = sum(p.numel() for p in parameters.values())
+    return Forecast(notes, trained, steps, memory, available, total, prices.of(total, gpu), prices.currency)
+
+
+def _time_step(method: Method, parameters: Mapping[str, nn.Parameter], step: int) -> float:
+    start = time.perf_counter()
+    for micro in method.micro_batches(step):
+        micro.loss.backward()
+    for parameter in parameters.values():
+        parameter.grad = None
+    return time.perf_counter() - start
+
+
+class _Unchanged:
+    """What a method and PyTorch's random numbers were before it, they are after it."""
+
+    def __init__(self, method: Method, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._method, self._parameters = method, parameters
+        self._state = copy.deepcopy(method.state())
+        self._random = torch.get_rng_state()
+        self._random_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._method.restore(self._state)
+        torch.set_rng_state(self._random)
+        if self._random_gpu:
+            torch.cuda.set_rng_state_all(self._random_gpu)
+
+
+def _available(parameters: Mapping[str, nn.Parameter]) -> int:
+    for parameter in parameters.values():
+        if parameter.is_cuda:
+            return int(torch.cuda.mem_get_info(parameter.device)[0])
+    return read_memory().available
+
+
+def _used(gpu: bool) -> int:
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def _peak(gpu: bool) -> int:
+    """Bytes in use at most; on a CPU since the process began, so that the forecast errs on the safe side."""
+    if gpu:
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
