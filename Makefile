@@ -1,10 +1,11 @@
 # make serve: set everything up, and serve the default model.   make test: set everything up, and run the tests.
 # make chat: talk with the default model in the terminal.
 # make web: build the web app, which make serve and make test do too, or say why that is impossible.
+# make screenshots: the pictures in docs/images anew, which needs Chromium.
 # make native: compile the native kernels, which set-up does too, and show the compiler's warnings.
 # Set-up is skipped as long as the files it depends on have not changed; it looks itself at those of the web app.
 
-.PHONY: serve chat test lint web native sanitize clean
+.PHONY: serve chat test lint web screenshots native sanitize clean
 .NOTPARALLEL:
 
 PYTHON := .venv/bin/python
@@ -38,6 +39,10 @@ lint:
 
 web:
 	@MILLET_WEB=required scripts/setup web
+
+screenshots:
+	@MILLET_WEB=required scripts/setup test
+	@$(PYTHON) -m scripts.screenshots
 
 native: .venv/ready
 	@$(PYTHON) -m millet.kernels.native.build

@@ -21,8 +21,8 @@ test("in Chinese", () => {
 });
 
 test.each([
-  [0, "0 byte"],
-  [999, "999 byte"],
+  [0, "0 bytes"],
+  [999, "999 bytes"],
   [12_345, "12 kB"],
   [103_600_000, "103.6 MB"],
 ])("%d bytes are %s", (size, text) => {

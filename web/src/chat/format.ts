@@ -19,7 +19,7 @@ export function bytes(size: number): string {
   return (size / 1000 ** power).toLocaleString(languageTag(), {
     style: "unit",
     unit: units[power] as string,
-    unitDisplay: "short",
+    unitDisplay: power === 0 ? "long" : "short", // the short "byte" has no plural
     maximumFractionDigits: power > 1 ? 1 : 0,
   });
 }
