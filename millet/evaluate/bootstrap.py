@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-RESAMPLES = 10_000
 CONFIDENCE = 0.95
 _ROWS = 1_000_000  # numbers of one block of weights: 8 MB
 
@@ -33,7 +32,7 @@ def ratios(values_NM2: Array) -> Array:
     return _divided(values_NM2.sum(axis=0))
 
 
-def resampled(values_NM2: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Array:
+def resampled(values_NM2: Array, rng: np.random.Generator, resamples: int) -> Array:
     """The figures of `resamples` draws of N problems with replacement. [B, M]
 
     Figures that are to be compared must come from one call: then each draw has the same problems for all of them.

@@ -14,6 +14,7 @@ from millet.evaluate.results import Attempt, Evaluation, Group, Sample
 
 Estimates = dict[str, Estimate | None]
 
+RESAMPLES = 10_000
 SEED = 0  # of the resampling: the same replies give the same intervals
 
 # Figures that are no shares: they have no upper limit.
@@ -119,7 +120,7 @@ def summary_of(
     groups: dict[Group, Estimates] = {}
     values, replicates, counts = [], [], []
     for group, (names, values_NM2) in tables.items():
-        value_M, replicates_BM = combine(ratios(values_NM2)), combine(resampled(values_NM2, rng))
+        value_M, replicates_BM = combine(ratios(values_NM2)), combine(resampled(values_NM2, rng, RESAMPLES))
         told = (values_NM2[..., 1] > 0).reshape(len(values_NM2), -1, len(names)).all(axis=1)
         count_M = told.sum(axis=0)  # problems that have a say
         groups[group] = _estimates(names, value_M, replicates_BM, count_M, limits)

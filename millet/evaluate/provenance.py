@@ -1,0 +1,56 @@
+"""Where figures come from: the command, the model and what made it, the machine, the versions, the date."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from millet import __version__
+from millet.kernels.cpu import read_cpu
+from millet.models.model import Model
+
+LINEAGE = "lineage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """lineage: by model, what its training wrote about itself; models without it are left out."""
+
+    command: str
+    date: str
+    machine: str
+    versions: dict[str, str]
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+
+def origin(command: str, *models: Model) -> Origin:
+    """Of figures that are being made now, here. The machine's name is nobody's concern, and not told."""
+    return Origin(
+        command=command,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=_machine(models),
+        versions={"millet": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        lineage={model.name: found for model in models if (found := _lineage(model)) is not None},
+    )
+
+
+def _machine(models: tuple[Model, ...]) -> str:
+    cpu = read_cpu()
+    names = [f"{cpu.name}, {cpu.cores} cores"]
+    if any(model.device.type == "cuda" for model in models):
+        names.insert(0, torch.cuda.get_device_name())
+    return "; ".join(names)
+
+
+def _lineage(model: Model) -> Any:
+    """None where there is none, or none that can be read: a model from elsewhere may have such a file too."""
+    folder = model.path if model.path.is_dir() else model.path.parent
+    try:
+        return json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
