@@ -109,6 +109,18 @@ class Loop:
         Raises Stopped after a signal, when the state is saved; MilletError when the loss is no number any more or a
         checkpoint cannot be written: then the last checkpoint stands.
         """
+        try:
+            self._run(progress)
+        except OSError as error:
+            raise MilletError(
+                f"cannot write to {self._folder} ({error.strerror or error}), so training stopped and {self._kept()}; "
+                "make room and run the same command to go on"
+            ) from error
+        if self.done < self._steps:
+            raise Stopped(f"stopped after step {self.done} of {self._steps} and saved; run the same command to go on")
+        return self.ledger
+
+    def _run(self, progress: Progress) -> None:
         metrics, samples = (StepLog(self._folder / f"{name}.jsonl", size) for name, size in self._sizes.items())
         watch = Stopwatch(self._gpu)
         with metrics, samples, Signals() as signals:
@@ -124,9 +136,6 @@ class Loop:
                     self._save()
                     self.ledger.add(watch.lap())  # after the step's own lap, so that its speed is the step's
                 progress.step(self.done, record)
-        if self.done < self._steps:
-            raise Stopped(f"stopped after step {self.done} of {self._steps} and saved; run the same command to go on")
-        return self.ledger
 
     def _step(self, watch: Stopwatch) -> dict[str, Any]:
         step = self.done
@@ -152,7 +161,7 @@ class Loop:
             "gradient_norm": norm,
             "learning_rate": self._settings.optimizer.learning_rate * share,
             "tokens_per_second": (tokens + sampled) / cost.wall_seconds,
-            **self._method.metrics(),
+            **{name: _number(value) for name, value in self._method.metrics().items()},
             "cost": cost.__dict__.copy(),
         }
 
@@ -160,12 +169,14 @@ class Loop:
         if math.isfinite(value):
             return value
         self._optimizer.clear()
-        steps = self._checkpoints.steps()
-        kept = f"the checkpoint of step {steps[-1]} stands" if steps else "no checkpoint was written yet"
         raise MilletError(
-            f"the {what} is {value} at step {self.done + 1}, so training stopped and {kept}; lower the learning rate "
-            "or look for broken data, and begin a new --out"
+            f"the {what} is {value} at step {self.done + 1}, so training stopped and {self._kept()}; lower the "
+            "learning rate or look for broken data, and begin a new --out"
         )
+
+    def _kept(self) -> str:
+        steps = self._checkpoints.steps()
+        return f"the checkpoint of step {steps[-1]} stands" if steps else "no checkpoint was written yet"
 
     def _save(self) -> None:
         state = {
@@ -191,3 +202,8 @@ class Loop:
         torch.set_rng_state(state["random"])
         if self._gpu:
             torch.cuda.set_rng_state_all(state["random_gpu"])
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no infinities; a mean of nothing, say, is not worth stopping for."""
+    return value if value is None or math.isfinite(value) else None

@@ -10,6 +10,7 @@ Weights in bf16 have a master copy in fp32, which takes the steps; gradients of 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -124,7 +125,7 @@ class Optimizer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self._adamw is not None:
-            self._adamw.load_state_dict(state["adamw"])
+            self._adamw.load_state_dict(copy.deepcopy(state["adamw"]))  # which would keep these tensors for its own
         with torch.no_grad():
             for name, momentum in self._momentum.items():
                 momentum.copy_(state["momentum"][name])
