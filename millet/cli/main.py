@@ -30,6 +30,7 @@ COMMANDS = {
     "pull": ("millet.cli.pull", "pull"),
     "models": ("millet.cli.pull", "models"),
     "doctor": ("millet.cli.doctor", "doctor"),
+    "eval": ("millet.cli.eval", "evaluate"),
     "bench": ("millet.cli.bench", "app"),
     "train": ("millet.cli.train", "train"),
 }

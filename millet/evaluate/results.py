@@ -27,8 +27,7 @@ class Settings:
     """How replies are sampled.
 
     problems: of each group. k: replies to each problem. temperature None: as the model's authors recommend.
-    max_tokens: of a reply, the thought included. seed: of the sampling and of the problems, which are of the evaluation
-    split whatever it is.
+    max_tokens: of a reply, the thought included. seed: of the sampling; the problems are always the same.
     """
 
     problems: int = 200

@@ -23,10 +23,10 @@ def title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def figure(name: str, value: float, signed: bool = False) -> str:
-    """Shares in per cent, differences of shares in points of them, amounts as they are."""
+def figure(name: str, value: float, signed: bool = False, digits: int = 1) -> str:
+    """Shares in per cent with so many digits, differences of shares in points of them, amounts as they are."""
     sign = "+" if signed else ""
-    amount = f"{value:{sign}.0f}" if name in AMOUNTS else f"{100 * value:{sign}.1f}"
+    amount = f"{value:{sign}.0f}" if name in AMOUNTS else f"{100 * value:{sign}.{digits}f}"
     return "0" + amount[2:] if amount.startswith("-") and not amount.strip("-0.") else amount
 
 
@@ -37,10 +37,11 @@ def value_of(name: str, estimate: Estimate | None, signed: bool = False) -> str:
     return figure(name, estimate.value, signed) + unit
 
 
-def range_of(name: str, estimate: Estimate | None, signed: bool = False) -> str:
+def range_of(name: str, estimate: Estimate | None, signed: bool = False, digits: int = 1) -> str:
     if estimate is None:
         return ""
-    return f"{figure(name, estimate.low, signed)} to {figure(name, estimate.high, signed)}"
+    between = " to " if signed else "–"
+    return between.join(figure(name, end, signed, digits) for end in (estimate.low, estimate.high))
 
 
 def columns(k: int) -> list[str]:

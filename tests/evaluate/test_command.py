@@ -1,0 +1,147 @@
+"""`millet eval`: what it prints and writes, its errors, Ctrl-C, and the command that it says reproduces it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from millet.cli.eval import evaluate, parse_tasks
+from millet.errors import BadRequest
+from millet.models.model import Model
+from millet.reasoning.assistant import Assistant
+from tests.evaluate.fakes import Sums, graded
+from tests.reasoning.toys import toy_model
+
+QUICK = ("--problems", "4", "--max-tokens", "24", "--think", "6")
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]:
+    """Two random networks by name, one task, and grading in this process."""
+    found = {"one": toy_model(1), "two": toy_model(2)}
+    for name, model in found.items():
+        model.name = name
+
+    @contextmanager
+    def graders() -> Any:
+        yield graded
+
+    monkeypatch.setattr("millet.cli.eval.ensure", lambda name: None)
+    monkeypatch.setattr("millet.models.load.load", lambda name, quantize=None: found[name])
+    monkeypatch.setattr("millet.tasks.find.find_task", lambda name: Sums())
+    monkeypatch.setattr("millet.tasks.grading.Graders", graders)
+    return found
+
+
+def run(*words: str) -> Any:
+    app = typer.Typer()
+    app.command()(evaluate)
+    return CliRunner().invoke(app, words)
+
+
+def test_a_table_with_intervals(models: Any) -> None:
+    result = run("one", "--tasks", "sums", "--levels", "0,2", "--k", "2", *QUICK)
+    assert result.exit_code == 0, result.output
+    for text in ("one", "pass@1", "pass@2", "majority@2", "sums, level 2", "mean", "0.0%", "0.0–60.2"):
+        assert text in result.stdout
+    assert "less" not in result.stdout
+
+
+def test_for_programs(models: Any) -> None:
+    result = run("one", "--tasks", "sums", "--json", *QUICK)
+    found = json.loads(result.stdout)
+    assert found["models"][0]["problems"] == 4
+    assert found["models"][0]["tasks"][0]["figures"]["pass@1"]["value"] == 0.0
+    assert found["settings"]["think"] == 6
+
+
+def test_two_models_on_the_same_problems(models: Any) -> None:
+    result = run("two", "--tasks", "sums", "--compare", "one", "--json", *QUICK)
+    found = json.loads(result.stdout)
+    assert [each["model"] for each in found["models"]] == ["one", "two"]
+    longer = [each["mean"]["reply_tokens"]["value"] for each in found["models"]]
+    assert found["difference"]["mean"]["reply_tokens"]["value"] == pytest.approx(longer[1] - longer[0])
+    shown = run("two", "--tasks", "sums", "--compare", "one", *QUICK)
+    assert "two less one" in shown.stdout
+
+
+def test_the_command_it_tells_gives_the_same_figures(models: Any) -> None:
+    first = json.loads(run("one", "--tasks", "sums", "--seed", "3", "--json", *QUICK).stdout)
+    program, name, *words = shlex.split(first["command"])
+    assert (program, name) == ("millet", "eval")
+    again = json.loads(run(*words, "--json").stdout)
+    assert again["settings"] == first["settings"]
+    for figures in (first, again):
+        for estimates in (figures["models"][0]["mean"], figures["models"][0]["tasks"][0]["figures"]):
+            del estimates["tokens_per_second"]
+    assert again["models"][0]["mean"] == first["models"][0]["mean"]
+
+
+def test_files(models: Any, tmp_path: Path) -> None:
+    page, lines = tmp_path / "report.html", tmp_path / "all.jsonl"
+    result = run("one", "--tasks", "sums", "--report", str(page), "--transcripts", str(lines), "--k", "2", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert len(lines.read_text().splitlines()) == 8
+    assert sorted(tmp_path.iterdir()) == [lines, page]
+
+
+def test_ctrl_c_shows_what_there_is(models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prepare = Assistant.prepare
+
+    def interrupted(self: Any, messages: Any, **options: Any) -> Any:
+        prepared = prepare(self, messages, **options)
+        asked.append(messages)
+        if len(asked) < 8:
+            return prepared
+
+        def start(on_news: Any) -> Any:
+            raise KeyboardInterrupt
+
+        return type("Interrupting", (), {"sampling": prepared.sampling, "start": staticmethod(start)})
+
+    asked: list[Any] = []
+    monkeypatch.setattr(Assistant, "prepare", interrupted)
+    page = tmp_path / "report.html"
+    words = ("--problems", "8", "--max-tokens", "24", "--think", "6", "--batch", "1")
+    result = run("one", "--tasks", "sums", "--compare", "two", "--report", str(page), "--json", *words)
+    assert result.exit_code == 130
+    found = json.loads(result.stdout)
+    assert len(found["models"]) == 1  # the second is not begun
+    assert found["models"][0]["partial"]
+    assert 6 <= found["models"][0]["problems"] < 8
+    assert "interrupted after" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tasks", ","), "names no task"),
+        (("--tasks", "sums", "--levels", "9"), "levels 0 to 2"),
+        (("--tasks", "sums", "--levels", "hard"), "--levels is 'hard'"),
+        (("--tasks", "sums", "--think", "much"), "think is 'much'"),
+        (("--tasks", "sums", "--report", "/nowhere/at/all.html"), "cannot be written"),
+        (("--tasks", "sums", "--transcripts", "/"), "cannot be written"),
+        (("--tasks", "sums", "--k", "4", "--temperature", "0"), "the same"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(
+    models: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("millet.models.load.load", lambda *args, **options: pytest.fail("loaded"))
+    result = run("one", *words)
+    assert isinstance(result.exception, BadRequest)
+    assert message in str(result.exception)
+
+
+def test_levels(models: Any) -> None:
+    assert [level for _, level in parse_tasks("sums", "all")] == [0, 1, 2]
+    assert [level for _, level in parse_tasks("sums", "2, 0,2")] == [2, 0]
+    assert len(parse_tasks("sums,sums", "0")) == 1
