@@ -187,7 +187,7 @@ def _run(
             with screen.status(f"Loading {clean(name)}…"):
                 models.append(load(name, quantize=quantize))
             with Engine(models[-1], max_batch=batch) as engine, _progress(screen, name, len(asked)) as watch:
-                found.append(evaluate(Assistant(engine), asked, settings, graders, watch, batch))
+                found.append(evaluate(Assistant(engine), asked, settings, graders.grade, watch, batch))
             if found[-1].partial:
                 break
     return Report.of(origin(told, *models), *reversed(found))

@@ -13,7 +13,7 @@ from millet.evaluate.metrics import Estimates, Summary, steps_to, summarise
 from millet.evaluate.page import escape, facts, page, paragraph, section, table
 from millet.evaluate.plot import curve, distribution, intervals
 from millet.evaluate.provenance import Origin
-from millet.evaluate.results import Attempt, Evaluation, Sample
+from millet.evaluate.results import FAILURES, Attempt, Evaluation, Sample
 from millet.evaluate.wording import columns, range_of, title, value_of
 
 SHOWN = 2  # transcripts of each group that are right, and that are wrong
@@ -55,7 +55,7 @@ class Report:
                         "task": group.task,
                         "level": group.level,
                         "problems": len(attempts),
-                        "grader_failures": evaluation.failures.get(group, {}),
+                        "grader_failures": evaluation.failures().get(group, dict.fromkeys(FAILURES, 0)),
                         "figures": _plain(summary.groups[group]),
                     }
                     for group, attempts in evaluation.groups().items()
@@ -166,10 +166,9 @@ def warnings(evaluation: Evaluation) -> list[str]:
             f"{evaluation.model}: interrupted after {len(evaluation.attempts)} of {evaluation.asked} problems. "
             "Long replies were under way still, so the figures lean towards short ones."
         )
-    for group, failures in evaluation.failures.items():
-        told = ", ".join(f"{count} {kind}" for kind, count in failures.items() if count)
-        if told:
-            found.append(f"{evaluation.model}: the grader of {group} failed ({told}); such replies scored 0.")
+    for group, failures in evaluation.failures().items():
+        told = " and ".join(f"{count:,} x {kind}" for kind, count in failures.items() if count)
+        found.append(f"{evaluation.model}: the grader of {group} failed ({told}); such replies scored 0.")
     return found
 
 

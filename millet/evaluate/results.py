@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from millet.errors import BadRequest
 from millet.reasoning.prompt import Think
+
+FAILURES = ("timeout", "error")  # how the reasons of `Graders` begin where a grader hung, raised or died
 
 
 class Group(NamedTuple):
@@ -85,14 +87,13 @@ class Attempt:
 @dataclass(slots=True)
 class Evaluation:
     """One model on its problems, in order. asked: how many problems there were to be; fewer attempts than that mean
-    that it was interrupted. seconds: of sampling. failures: by group, how often a grader failed, by how it failed."""
+    that it was interrupted. seconds: of sampling."""
 
     model: str
     settings: Settings
     attempts: list[Attempt]
     asked: int
     seconds: float
-    failures: dict[Group, dict[str, int]] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:
@@ -103,6 +104,17 @@ class Evaluation:
         found: dict[Group, list[Attempt]] = {}
         for attempt in self.attempts:
             found.setdefault(attempt.group, []).append(attempt)
+        return found
+
+    def failures(self) -> dict[Group, dict[str, int]]:
+        """How often the graders of a group failed, by how, where they did; such replies scored 0."""
+        found: dict[Group, dict[str, int]] = {}
+        for attempt in self.attempts:
+            for sample in attempt.samples:
+                for kind in FAILURES:
+                    if sample.score == 0 and sample.reason.startswith(kind):
+                        counts = found.setdefault(attempt.group, dict.fromkeys(FAILURES, 0))
+                        counts[kind] += 1
         return found
 
     def concurrency(self) -> float:

