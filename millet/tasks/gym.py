@@ -1,0 +1,102 @@
+"""Every dataset of reasoning-gym as a task: its problems, its levels, its own scorers.
+
+Level 0 is the dataset with its default settings. The levels behind it are those of its curriculum, easiest first; those
+whose settings the dataset itself refuses are left out. Scores are the dataset's own, with one exception: many scorers
+pay a share for an answer that merely *contains* the right one, which pays for listing candidates. Here that gives 0.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from typing import Any
+
+from millet.errors import BadRequest, MilletError
+from millet.tasks.extract import extract_answer
+from millet.tasks.task import Answered, Grade, Problem
+
+_TRIES = 8  # some generators give up on unlucky seeds
+_UNSETTLED = "composite"  # means nothing without a list of other datasets
+
+
+def gym_names() -> list[str]:
+    """Of all datasets. Raises MilletError where reasoning-gym is not installed."""
+    return sorted(set(_library().DATASETS) - {_UNSETTLED})
+
+
+class GymTask:
+    def __init__(self, dataset: str) -> None:
+        """Raises MilletError where reasoning-gym is not installed, BadRequest where it has no such dataset."""
+        if dataset not in gym_names():
+            raise BadRequest(f"reasoning-gym has no dataset {dataset!r}; `millet task list` shows all")
+        self.dataset = dataset
+        self.name = f"gym:{dataset}"
+        self._curriculum_levels = _curriculum_levels(dataset)
+        self.levels = 1 + len(self._curriculum_levels)
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        build = _library().DATASETS[self.dataset][0]
+        for _ in range(_TRIES):
+            config = self._config(level, seed=rng.getrandbits(31))  # numpy's generators take no more than 32 bits
+            try:
+                entry = build(config)[0]
+            except (ValueError, RuntimeError, AssertionError):
+                continue
+            answer = entry["answer"]
+            return Problem(entry["question"], answer if isinstance(answer, str) else "", {"entry": entry})
+        raise MilletError(f"{self.name} made no problem at level {level} in {_TRIES} attempts; leave that level out")
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        answer = extract_answer(reply.content, problem.answer)
+        if not answer:
+            return Grade(0, "no answer")
+        if "__" in answer and "__" not in problem.prompt + problem.answer:
+            return Grade(0, "not an answer")  # some scorers evaluate expressions as Python
+        score = float(_scorer(self.dataset).score_answer(answer, problem.meta["entry"]))
+        if score < 1 and problem.answer and problem.answer in answer:
+            return Grade(0, "the right answer among others")
+        score = min(max(score, 0.0), 1.0)
+        return Grade(score, "right" if score == 1 else "partly right" if score >= 0.1 else "wrong")
+
+    def _config(self, level: int, seed: int) -> Any:
+        if level > 0:
+            return _curriculum_config(self.dataset, self._curriculum_levels[level - 1], seed)
+        return _library().DATASETS[self.dataset][1](seed=seed, size=1)
+
+
+@lru_cache
+def _scorer(dataset: str) -> Any:
+    build, config = _library().DATASETS[dataset]
+    return build(config(seed=0, size=1))
+
+
+def _curriculum_levels(dataset: str) -> list[int]:
+    """Those of its curriculum's levels whose settings are valid."""
+    curricula = _library().CURRICULA
+    if dataset not in curricula:
+        return []
+    attributes = curricula[dataset]().attributes.values()
+    count = max((len(attribute.levels) for attribute in attributes), default=0)
+    return [level for level in range(count) if _is_valid(dataset, level)]
+
+
+def _is_valid(dataset: str, curriculum_level: int) -> bool:
+    try:
+        _curriculum_config(dataset, curriculum_level, seed=0).validate()
+    except (AssertionError, ValueError):
+        return False
+    return True
+
+
+def _curriculum_config(dataset: str, curriculum_level: int, seed: int) -> Any:
+    curriculum = _library().CURRICULA[dataset]()
+    curriculum.set_global_level(curriculum_level)
+    return curriculum.generate_configuration({"seed": seed, "size": 1})
+
+
+def _library() -> Any:
+    try:
+        from reasoning_gym import factory
+    except ImportError:
+        raise MilletError("reasoning-gym is not installed; pip install 'millet-llm[teach]'") from None
+    return factory

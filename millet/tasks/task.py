@@ -1,0 +1,69 @@
+"""What a task is: a source of problems, and a judge of replies to them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """prompt: what the model is asked, word for word. answer: one right answer, "" where none is known.
+    meta: whatever the grader needs besides; it must be picklable, since graders run in other processes."""
+
+    prompt: str
+    answer: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """score: from 0 to 1; 1 is right. reason: a few words for a person, without the reply's text."""
+
+    score: float
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.score >= 1
+
+
+class Answered(Protocol):
+    """What a grader sees of a reply; `millet.reasoning.reply.Reply` is one."""
+
+    @property
+    def reasoning(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReply:
+    """A thought and an answer, and nothing else."""
+
+    reasoning: str
+    content: str
+
+
+@runtime_checkable
+class Task(Protocol):
+    """name: unique among the tasks of a run. levels: how many difficulties there are, at least 1; by custom the easiest
+    is first. `sample` takes all its chance from rng: the same state gives the same problem. `grade` looks at what the
+    reply *answers*, its content: a thought may say anything."""
+
+    name: str
+    levels: int
+
+    def sample(self, rng: random.Random, level: int) -> Problem: ...
+    def grade(self, problem: Problem, reply: Answered) -> Grade: ...
+
+
+@runtime_checkable
+class ItemTask(Task, Protocol):
+    """A task over a fixed list of problems, which says itself which are for training and which for evaluation."""
+
+    def items(self, split: Split) -> Sequence[Problem]: ...
