@@ -4,6 +4,7 @@ import { lazy, Suspense, useEffect } from "react";
 import { Link, Route, Switch } from "wouter";
 import { ChatPage } from "./chat/ChatPage";
 import { LANGUAGES, TextsContext, useLanguage, useTexts } from "./i18n";
+import { Mended } from "./Mended";
 import { SessionProvider } from "./session";
 
 const AccountPage = lazy(() => import("./account/AccountPage"));
@@ -20,20 +21,22 @@ export function App() {
   return (
     <TextsContext value={language.texts}>
       <SessionProvider fallback={() => <Notice text={language.texts.serverGone} />}>
-        <Suspense>
-          <Switch>
-            <Route path="/" component={ChatPage} />
-            <Route path="/c/:id" component={ChatPage} />
-            <Route path="/account" component={AccountPage} />
-            <Route path="/admin" component={AdminPage} />
-            <Route path="/login" component={LoginPage} />
-            <Route path="/invite" component={InvitePage} />
-            <Route path="/api" component={ProgramsPage} />
-            <Route>
-              <Lost />
-            </Route>
-          </Switch>
-        </Suspense>
+        <Mended>
+          <Suspense>
+            <Switch>
+              <Route path="/" component={ChatPage} />
+              <Route path="/c/:id" component={ChatPage} />
+              <Route path="/account" component={AccountPage} />
+              <Route path="/admin" component={AdminPage} />
+              <Route path="/login" component={LoginPage} />
+              <Route path="/invite" component={InvitePage} />
+              <Route path="/api" component={ProgramsPage} />
+              <Route>
+                <Lost />
+              </Route>
+            </Switch>
+          </Suspense>
+        </Mended>
       </SessionProvider>
     </TextsContext>
   );

@@ -4,6 +4,9 @@ import { createContext, type ReactNode, use, useCallback, useEffect, useMemo, us
 import { useLocation } from "wouter";
 import { ApiError, request, setCsrf, whenSignedOut } from "./api/client";
 import type { Me } from "./api/types";
+import { forgetConversations } from "./chat/conversation";
+import { forgetDrafts } from "./chat/drafts";
+import { forgetList } from "./chat/list";
 
 interface Session {
   me: Me;
@@ -21,6 +24,12 @@ export function useSession(): Session {
 }
 
 const NOBODY: Me = { account: null, role: "member", one_person: false, csrf: null, currency: null };
+
+/** The next one to sign in may be another person. What was not sent waits for the same one, who did not sign out. */
+function forget(): void {
+  forgetConversations();
+  forgetList();
+}
 
 /** Shows nothing until it knows; leads to the sign-in page where the server wants one. */
 export function SessionProvider({
@@ -59,6 +68,7 @@ export function SessionProvider({
 
   useEffect(() => {
     whenSignedOut(() => {
+      forget();
       setMe(NOBODY);
       if (!/^\/(login|invite)/.test(window.location.pathname)) {
         navigate(`/login?next=${encodeURIComponent(window.location.pathname + window.location.search)}`, {
@@ -71,6 +81,8 @@ export function SessionProvider({
   const signOut = useCallback(async () => {
     await request("/api/logout", { method: "POST" });
     setCsrf(null);
+    forget();
+    forgetDrafts();
     setMe(NOBODY);
     navigate("/login");
   }, [navigate]);

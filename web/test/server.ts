@@ -41,7 +41,7 @@ export interface Asked {
 }
 
 /** routes: by "METHOD /path" without its query; several answers to one are given in turn, the last for ever. */
-export function fakeServer(routes: Record<string, Answer | Answer[] | (() => Answer)>) {
+export function fakeServer(routes: Record<string, Answer | Answer[] | (() => Answer | Promise<Answer>)>) {
   const asked: Asked[] = [];
   const turns = new Map<string, number>();
   const fetch = vi.fn(async (path: string, init: RequestInit = {}) => {
@@ -53,7 +53,7 @@ export function fakeServer(routes: Record<string, Answer | Answer[] | (() => Ans
     const route = routes[key];
     if (route === undefined) return refuse(404, "no such thing", "not_found");
     let answer: Answer;
-    if (typeof route === "function") answer = route();
+    if (typeof route === "function") answer = await route();
     else if (Array.isArray(route)) {
       const turn = turns.get(key) ?? 0;
       turns.set(key, turn + 1);

@@ -1,9 +1,10 @@
-/** Tells screen readers, politely, that a reply thinks, and what it says when it is complete. */
+/** Tells screen readers, politely, that a reply thinks, and what it says when it is complete, or why it is not. */
 
 import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 import type { Message } from "../api/types";
 import { useTexts } from "../i18n";
 import type { Live } from "./live";
+import { endingText } from "./Messages";
 
 const LONGEST = 600; // characters that are read aloud; the rest is there to be read
 
@@ -20,7 +21,8 @@ export function Announcer({ last, live }: { last: Message | null; live: Live | n
       setText(phase === "thinking" ? t.thinking : phase === "writing" ? t.writing : "");
     } else if (running.current && last?.role === "assistant") {
       running.current = false;
-      setText(`${t.answerReady}. ${asShown(last.id).slice(0, LONGEST)}`);
+      const ending = endingText(last, t);
+      setText(ending ?? `${t.answerReady}. ${asShown(last.id).slice(0, LONGEST)}`);
     }
   }, [phase, last, t]);
   return (

@@ -7,7 +7,8 @@ import { useTexts } from "../i18n";
 import { icons } from "../icons";
 import { useSession } from "../session";
 import { Toasts } from "../toast";
-import { announce, watchChanges } from "./changes";
+import { useFocusBack } from "../useFocusBack";
+import { watchChanges } from "./changes";
 import { ConversationStore, openConversation } from "./conversation";
 import { refreshList, rename, useList } from "./list";
 import { watchModels } from "./models";
@@ -56,7 +57,16 @@ export function ChatPage() {
   }, [signedIn]);
 
   useEffect(() => {
-    if (!store.busy) void store.load();
+    const look = () => {
+      if (document.visibilityState === "hidden") store.leave();
+      else void store.show();
+    };
+    look();
+    document.addEventListener("visibilitychange", look);
+    return () => {
+      document.removeEventListener("visibilitychange", look);
+      store.leave();
+    };
   }, [store]);
 
   const open = useRef(store);
@@ -112,7 +122,7 @@ export function ChatPage() {
           >
             {icons.menu}
           </button>
-          <Title store={store} />
+          <Title key={keyOf(store)} store={store} />
           <button
             type="button"
             className="quiet icon"
@@ -153,6 +163,7 @@ function Title({ store }: { store: ConversationStore }) {
   const { id, title } = useStore(store.store);
   const listed = useList().conversations.find((each) => each.id === id);
   const [renaming, setRenaming] = useState(false);
+  const heading = useFocusBack<HTMLHeadingElement>(renaming);
   const shown = listed?.title || title;
   useEffect(() => {
     document.title = shown ? `${shown} · Millet` : "Millet";
@@ -160,7 +171,7 @@ function Title({ store }: { store: ConversationStore }) {
   if (renaming && id !== null) {
     const finish = (text: string | null) => {
       setRenaming(false);
-      if (text?.trim() && text !== shown) void rename(id, text).then(announce, (error) => store.fail(error));
+      if (text?.trim() && text !== shown) void rename(id, text).catch((error) => store.fail(error));
     };
     return (
       <input
@@ -181,7 +192,9 @@ function Title({ store }: { store: ConversationStore }) {
   const conversation = id === null ? null : (listed ?? { id, title, created: 0, updated: 0 });
   return (
     <>
-      <h1>{shown || "Millet"}</h1>
+      <h1 ref={heading} tabIndex={-1} dir="auto">
+        {shown || "Millet"}
+      </h1>
       {conversation !== null && (
         <Menu name={t.options}>
           <ConversationActions conversation={conversation} current onRename={() => setRenaming(true)} />

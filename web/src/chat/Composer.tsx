@@ -1,16 +1,18 @@
 /** The box to write in: the question, its files, how the model is to think, and whether all of it fits. */
 
 import { ComposerPrimitive, useAui, useAuiState } from "@assistant-ui/react";
-import { type DragEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
+import { type KeyboardEvent, useEffect, useRef, useState } from "react";
 import type { Message, ReplyOptions } from "../api/types";
 import { useTexts } from "../i18n";
 import { icons } from "../icons";
 import type { Attaching } from "./attaching";
 import type { ConversationStore } from "./conversation";
 import { useCount } from "./count";
+import { useDraft } from "./drafts";
 import { bytes } from "./format";
 import { chosenModel, useModels } from "./models";
-import { preferences, type Thinking, usePreferences } from "./preferences";
+import { MOST_TOKENS, preferences, type Thinking, usePreferences } from "./preferences";
+import { useDrop } from "./useDrop";
 
 interface Props {
   store: ConversationStore;
@@ -22,14 +24,15 @@ interface Props {
 export function Composer({ store, last, attaching, options }: Props) {
   const t = useTexts();
   const aui = useAui();
-  const [over, setOver] = useState(false);
+  const over = useDrop(attaching.add);
   const running = last?.status === "streaming";
   const text = useAuiState((state) => state.composer.text);
   const count = useCount(store, text, attaching, last?.id ?? null, options);
   const tooLong = count !== null && !count.fits;
-  useReturned(store, attaching);
+  useDraft(store, text, attaching);
 
   const onKeyDown = (event: KeyboardEvent) => {
+    if (event.nativeEvent.isComposing) return; // the key is the input method's
     if (event.key === "Escape" && running && last) void store.stop(last);
     if (event.key === "ArrowUp" && text === "" && !running) {
       const asked = aui.thread.getState().messages.findLast((each) => each.role === "user");
@@ -38,11 +41,6 @@ export function Composer({ store, last, attaching, options }: Props) {
       aui.thread.message({ id: asked.id }).composer().beginEdit();
     }
     if (event.key === "Enter" && !event.shiftKey && tooLong) event.preventDefault();
-  };
-  const onDrop = (event: DragEvent) => {
-    event.preventDefault();
-    setOver(false);
-    attaching.add(event.dataTransfer.files);
   };
 
   return (
@@ -53,12 +51,6 @@ export function Composer({ store, last, attaching, options }: Props) {
         className="composer"
         noValidate
         data-over={over || undefined}
-        onDragOver={(event) => {
-          event.preventDefault();
-          setOver(true);
-        }}
-        onDragLeave={() => setOver(false)}
-        onDrop={onDrop}
         onSubmit={(event) => {
           if (tooLong || !attaching.ready) event.preventDefault();
         }}
@@ -67,13 +59,15 @@ export function Composer({ store, last, attaching, options }: Props) {
         <Attached attaching={attaching} />
         <ComposerPrimitive.Input
           aria-label={t.ask}
+          dir="auto"
           placeholder={t.ask}
           autoFocus
           maxRows={12}
           addAttachmentOnPaste={false}
           onKeyDown={onKeyDown}
           onPaste={(event) => {
-            if (event.clipboardData.files.length > 0) {
+            // Spreadsheets and the like give a picture of the text besides the text.
+            if (event.clipboardData.files.length > 0 && !event.clipboardData.types.includes("text/plain")) {
               event.preventDefault();
               attaching.add(event.clipboardData.files);
             }
@@ -116,23 +110,6 @@ export function Composer({ store, last, attaching, options }: Props) {
         </div>
       </ComposerPrimitive.Root>
     </div>
-  );
-}
-
-/** What could not be sent comes back into the box. */
-function useReturned(store: ConversationStore, attaching: Attaching): void {
-  const aui = useAui();
-  const { restore } = attaching;
-  useEffect(
-    () =>
-      store.store.subscribe((state) => {
-        if (state.returned === null) return;
-        const draft = store.takeReturned();
-        if (draft === null) return;
-        if (aui.composer.getState().text === "") aui.composer.setText(draft.text);
-        restore(draft.attachments);
-      }),
-    [store, aui, restore],
   );
 }
 
@@ -254,10 +231,13 @@ function ThinkingPicker() {
           title={t.budget}
           min={0}
           step={1}
-          value={budget}
+          defaultValue={budget}
           onChange={(event) => {
             const value = event.target.valueAsNumber;
-            if (value >= 0) preferences.setState({ budget: Math.round(value) });
+            if (value >= 0) preferences.setState({ budget: Math.min(Math.round(value), MOST_TOKENS) });
+          }}
+          onBlur={(event) => {
+            event.target.value = `${budget}`;
           }}
         />
       )}

@@ -3,7 +3,7 @@
 import { ActionBarPrimitive, ComposerPrimitive, MessagePrimitive } from "@assistant-ui/react";
 import { memo, useEffect, useRef, useState } from "react";
 import type { Message } from "../api/types";
-import { useTexts } from "../i18n";
+import { type Texts, useTexts } from "../i18n";
 import { icons } from "../icons";
 import { Markdown } from "../markdown/Markdown";
 import { useLive, useMessage, useShown } from "./context";
@@ -24,7 +24,9 @@ export const UserMessage = memo(function UserMessage() {
     <MessagePrimitive.Root className="message user" data-message={message.id}>
       <h2 className="hidden">{t.you}</h2>
       <Files message={message} />
-      <div className="bubble">{message.content}</div>
+      <div className="bubble" dir="auto">
+        {message.content}
+      </div>
       <div className="actions">
         <Versions message={message} />
         <Copy text={message.content} />
@@ -78,10 +80,11 @@ function Files({ message }: { message: Message }) {
 /** A question in the middle of being edited. */
 export function EditComposer() {
   const t = useTexts();
+  useEffect(() => focusComposer, []);
   return (
     <MessagePrimitive.Root className="message user editing">
       <ComposerPrimitive.Root className="editor">
-        <ComposerPrimitive.Input aria-label={t.editQuestion} autoFocus maxRows={16} />
+        <ComposerPrimitive.Input aria-label={t.editQuestion} dir="auto" autoFocus maxRows={16} />
         <div className="row">
           <ComposerPrimitive.Cancel asChild>
             <button type="button">{t.cancel}</button>
@@ -95,6 +98,14 @@ export function EditComposer() {
       </ComposerPrimitive.Root>
     </MessagePrimitive.Root>
   );
+}
+
+/** The editor that goes leaves the focus to the box at the foot. */
+function focusComposer(): void {
+  requestAnimationFrame(() => {
+    if (document.activeElement === document.body)
+      document.querySelector<HTMLElement>(".composer textarea")?.focus({ preventScroll: true });
+  });
 }
 
 export const AssistantMessage = memo(function AssistantMessage() {
@@ -143,14 +154,17 @@ function Waiting({ live }: { live: LiveState }) {
 }
 
 /** Why a reply ended other than by itself. */
+export function endingText(message: Message, t: Texts): string | null {
+  if (message.status === "stopped") return t.stoppedNotice;
+  if (message.status === "interrupted") return t.interruptedNotice;
+  if (message.status === "failed") return message.failure ? t.failedNotice(message.failure) : t.failedUnknown;
+  if (message.finish_reason === "length") return t.lengthNotice;
+  if (message.finish_reason === "loop") return t.loopNotice;
+  return null;
+}
+
 function Ending({ message }: { message: Message }) {
-  const t = useTexts();
-  let text: string | null = null;
-  if (message.status === "stopped") text = t.stoppedNotice;
-  else if (message.status === "interrupted") text = t.interruptedNotice;
-  else if (message.status === "failed") text = message.failure ? t.failedNotice(message.failure) : t.failedUnknown;
-  else if (message.finish_reason === "length") text = t.lengthNotice;
-  else if (message.finish_reason === "loop") text = t.loopNotice;
+  const text = endingText(message, useTexts());
   if (text === null) return null;
   return (
     <p className="ending" data-kind={message.status}>

@@ -7,7 +7,7 @@ import { Modal } from "../Modal";
 import { setTheme, type Theme, theme } from "../theme";
 import { showToast } from "../toast";
 import { importConversation } from "./list";
-import { preferences, usePreferences } from "./preferences";
+import { MOST_TOKENS, preferences, usePreferences } from "./preferences";
 
 export function Settings({ onClose }: { onClose: () => void }) {
   const t = useTexts();
@@ -75,7 +75,8 @@ export function Settings({ onClose }: { onClose: () => void }) {
             value={maxTokens ?? ""}
             onChange={(event) => {
               const value = number(event.target.valueAsNumber);
-              if (value === null || value >= 1) preferences.setState({ maxTokens: value && Math.round(value) });
+              if (value === null || value >= 1)
+                preferences.setState({ maxTokens: value && Math.min(Math.round(value), MOST_TOKENS) });
             }}
           />
           <small>{t.temperatureHint}</small>

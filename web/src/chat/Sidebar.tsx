@@ -7,6 +7,8 @@ import { languageTag, useTexts } from "../i18n";
 import { icons } from "../icons";
 import { useSession } from "../session";
 import { showToast } from "../toast";
+import { useFocusBack } from "../useFocusBack";
+import { reason } from "./conversation";
 import { exportJson, exportMarkdown, shareAsPage } from "./export";
 import { loadMore, remove, rename, restore, search, useList } from "./list";
 
@@ -43,13 +45,22 @@ export function Sidebar({ current, onChoose, onSettings }: Props) {
         {me.role === "admin" && <Link href="/admin">{t.administration}</Link>}
         <Link href="/api">{t.programs}</Link>
         {!me.one_person && (
-          <button type="button" className="quiet" onClick={() => void signOut()}>
+          <button type="button" className="quiet" onClick={() => void told(signOut(), t)}>
             {t.signOut}
           </button>
         )}
       </footer>
     </div>
   );
+}
+
+/** Says so where it does not work. */
+async function told(work: Promise<unknown>, t: ReturnType<typeof useTexts>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    showToast(t.failed(reason(error)));
+  }
 }
 
 const PAUSE = 200; // milliseconds of no typing until it is searched
@@ -111,7 +122,7 @@ function Conversations({ current, onChoose }: { current: string | null; onChoose
         </section>
       ))}
       {next !== null && (
-        <button type="button" className="quiet" onClick={() => void loadMore()}>
+        <button type="button" className="quiet" onClick={() => void told(loadMore(), t)}>
           {t.more}
         </button>
       )}
@@ -124,8 +135,14 @@ function Found({ hit, onChoose }: { hit: Hit; onChoose: () => void }) {
   return (
     <li>
       <Link href={`/c/${hit.conversation}`} className="item found" onClick={onChoose}>
-        <span className="title">{hit.title || t.untitled}</span>
-        {hit.message !== null && <span className="snippet">{hit.snippet}</span>}
+        <span className="title" dir="auto">
+          {hit.title || t.untitled}
+        </span>
+        {hit.message !== null && (
+          <span className="snippet" dir="auto">
+            {hit.snippet}
+          </span>
+        )}
       </Link>
     </li>
   );
@@ -155,6 +172,7 @@ function Item({
 }) {
   const t = useTexts();
   const [renaming, setRenaming] = useState(false);
+  const link = useFocusBack<HTMLAnchorElement>(renaming);
   const title = conversation.title || t.untitled;
   if (renaming) {
     return (
@@ -166,13 +184,16 @@ function Item({
   return (
     <li className="entry">
       <Link
+        ref={link}
         href={`/c/${conversation.id}`}
         className="item"
         aria-current={current ? "page" : undefined}
         onClick={onChoose}
         title={new Date(conversation.updated * 1000).toLocaleString(languageTag())}
       >
-        <span className="title">{title}</span>
+        <span className="title" dir="auto">
+          {title}
+        </span>
       </Link>
       <Menu name={`${t.options}: ${title}`}>
         <ConversationActions conversation={conversation} current={current} onRename={() => setRenaming(true)} />
@@ -189,7 +210,7 @@ function Rename({ conversation, onDone }: { conversation: Conversation; onDone: 
     done.current = true;
     onDone();
     if (title === null || title.trim() === "" || title === conversation.title) return;
-    rename(conversation.id, title).catch((error: Error) => showToast(t.failed(error.message)));
+    void told(rename(conversation.id, title), t);
   };
   return (
     <input
@@ -220,13 +241,16 @@ export function ConversationActions({
 }) {
   const t = useTexts();
   const [, navigate] = useLocation();
-  const told = (work: Promise<unknown>) => work.catch((error: Error) => showToast(t.failed(error.message)));
   const discard = async () => {
     await remove(conversation.id);
     if (current) navigate("/");
     showToast(t.deleted(conversation.title || t.untitled), {
       name: t.undo,
-      run: () => void told(restore(conversation.id).then(() => current && navigate(`/c/${conversation.id}`))),
+      run: () =>
+        void told(
+          restore(conversation.id).then(() => current && navigate(`/c/${conversation.id}`)),
+          t,
+        ),
     });
   };
   return (
@@ -234,16 +258,16 @@ export function ConversationActions({
       <button type="button" role="menuitem" onClick={onRename}>
         {t.rename}
       </button>
-      <button type="button" role="menuitem" onClick={() => void told(exportMarkdown(conversation.id))}>
+      <button type="button" role="menuitem" onClick={() => void told(exportMarkdown(conversation.id), t)}>
         {t.exportMarkdown}
       </button>
-      <button type="button" role="menuitem" onClick={() => void told(exportJson(conversation.id))}>
+      <button type="button" role="menuitem" onClick={() => void told(exportJson(conversation.id), t)}>
         {t.exportJson}
       </button>
-      <button type="button" role="menuitem" onClick={() => void told(shareAsPage(conversation.id))}>
+      <button type="button" role="menuitem" onClick={() => void told(shareAsPage(conversation.id), t)}>
         {t.share}
       </button>
-      <button type="button" role="menuitem" className="danger" onClick={() => void told(discard())}>
+      <button type="button" role="menuitem" className="danger" onClick={() => void told(discard(), t)}>
         {t.delete}
       </button>
     </>

@@ -48,6 +48,13 @@ function textOf(message: AppendMessage): string {
   return message.content.map((part) => (part.type === "text" ? part.text : "")).join("");
 }
 
+/** A new conversation's address, unless the person has gone elsewhere since. */
+function toItsAddress(navigate: (to: string, options: { replace: boolean }) => void): (id: string) => void {
+  return (id) => {
+    if (window.location.pathname === "/") navigate(`/c/${id}`, { replace: true });
+  };
+}
+
 export function Thread({ store }: { store: ConversationStore }) {
   const t = useTexts();
   const state = useStore(store.store);
@@ -69,7 +76,7 @@ export function Thread({ store }: { store: ConversationStore }) {
     onNew: async (message) => {
       const attachments = attaching.take();
       const draft = { text: textOf(message), attachments };
-      await store.ask(draft, last?.id ?? null, options(), (id) => navigate(`/c/${id}`, { replace: true }));
+      await store.ask(draft, last?.id ?? null, options(), toItsAddress(navigate));
     },
     onEdit: async (message) => {
       const edited = path.find((each) => each.id === message.sourceId);
@@ -142,9 +149,7 @@ function Welcome({ store, attaching }: { store: ConversationStore; attaching: At
   const t = useTexts();
   const [, navigate] = useLocation();
   const ask = (text: string) =>
-    store.ask({ text, attachments: attaching.take() }, null, options(), (id) =>
-      navigate(`/c/${id}`, { replace: true }),
-    );
+    store.ask({ text, attachments: attaching.take() }, null, options(), toItsAddress(navigate));
   return (
     <div className="welcome">
       <h2>{t.greeting}</h2>

@@ -21,6 +21,7 @@ export interface Attaching {
   ready: boolean;
   add: (files: Iterable<File>) => void;
   remove: (key: number) => void;
+  /** Puts back what was attached before. */
   restore: (attachments: readonly Attachment[]) => void;
   /** What is attached, which is none any more. */
   take: () => Attachment[];
@@ -52,7 +53,9 @@ export function useAttaching(): Attaching {
   const remove = useCallback((key: number) => setFiles((now) => now.filter((each) => each.key !== key)), []);
 
   const restore = useCallback((attachments: readonly Attachment[]) => {
-    setFiles(attachments.map((attachment) => ({ key: ++keys, name: attachment.name, attachment })));
+    if (attachments.length === 0) return;
+    const restored = attachments.map((attachment) => ({ key: ++keys, name: attachment.name, attachment }));
+    setFiles((before) => [...restored, ...before]);
   }, []);
 
   const ready = files.every((each) => each.attachment !== null);

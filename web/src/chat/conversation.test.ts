@@ -217,3 +217,104 @@ test("a conversation that is gone says so", async () => {
   await store.load();
   expect(store.state.missing).toBe(true);
 });
+
+test("a newer version is shown after a reload of the page too, where an older one was chosen before", async () => {
+  const reply = new StreamedReply();
+  fakeServer({ "POST /api/conversations/c1/replies": reply.response });
+  const store = new ConversationStore("c1");
+  const kept = [message("q", null), message("a", "q", { role: "assistant" }), message("b", "q", { role: "assistant" })];
+  store.store.setState({ messages: kept, loaded: true });
+  store.choose(kept[1] as never);
+  const answering = store.answerAgain(kept[1] as never, {});
+  reply.say({ kind: "begin", message: "c", model: "m", thought_seconds: 0 }, FINISH);
+  await answering;
+  const reloaded = new ConversationStore("c1");
+  reloaded.store.setState({ messages: store.state.messages });
+  expect(path(reloaded).map((each) => each.id)).toEqual(["q", "c"]);
+});
+
+test("what is on its way to the server is stopped as soon as it has begun", async () => {
+  const reply = new StreamedReply();
+  const asked = fakeServer({
+    "POST /api/conversations/c1/replies": reply.response,
+    "POST /api/replies/a1/stop": null,
+  });
+  const store = new ConversationStore("c1");
+  const done = store.ask(draft("why?"), null, {});
+  await vi.waitFor(() => expect(asked).toHaveLength(1));
+  await store.stop(path(store)[1] as never);
+  expect(texts(store)).toHaveLength(2);
+  reply.say(BEGIN);
+  await vi.waitFor(() => expect(asked.at(-1)?.path).toBe("/api/replies/a1/stop"));
+  reply.say({ ...FINISH, status: "stopped" });
+  await done;
+  expect(path(store)[1]).toMatchObject({ id: "a1", status: "stopped" });
+});
+
+test("a reply that waits for its model to go on can be stopped", async () => {
+  models.setState({ models: [{ ...READY, state: "loading" }] });
+  const asked = fakeServer({ "GET /api/models": [[{ ...READY, state: "loading" }]] });
+  const store = new ConversationStore("c1");
+  const kept = [message("q", null), message("a", "q", { role: "assistant", content: "one", status: "stopped" })];
+  store.store.setState({ messages: kept, loaded: true });
+  const done = store.continue(kept[1] as never, {});
+  await store.stop(path(store)[1] as never);
+  await done;
+  expect(path(store)[1]).toEqual(kept[1]);
+  expect(asked.every((each) => each.method === "GET")).toBe(true);
+});
+
+test("off the screen no reply is followed; back on it, it is", async () => {
+  const [first, second] = [new StreamedReply(), new StreamedReply()];
+  const growing = message("a1", "q1", { role: "assistant", content: "one", status: "streaming" });
+  const asked = fakeServer({
+    "POST /api/conversations/c1/replies": first.response,
+    "GET /api/conversations/c1": { conversation: CONVERSATION, messages: [message("q1", null), growing] },
+    "GET /api/replies/a1/events": second.response,
+  });
+  const store = new ConversationStore("c1");
+  const done = store.ask(draft("why?"), null, {});
+  first.say(BEGIN, { kind: "content", text: "one ", tokens: 1, number: 1 });
+  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one "));
+  store.leave();
+  first.break(); // as the browser does
+  await done;
+  expect(store.busy).toBe(false);
+  expect(store.state.failure).toBeNull();
+  expect(path(store)[1]).toMatchObject({ content: "one ", status: "streaming" });
+  expect(asked).toHaveLength(1);
+  await store.show();
+  second.say(BEGIN, { kind: "content", text: "one two", tokens: 2, number: 1 }, FINISH);
+  await vi.waitFor(() => expect(store.busy).toBe(false));
+  expect(path(store)[1]).toMatchObject({ content: "one two", status: "complete" });
+});
+
+test("what was asked for before a reply ended does not undo its end", async () => {
+  const reply = new StreamedReply();
+  const question = message("q1", null, { content: "why?" });
+  const tree = (status: "streaming" | "complete", content: string) => ({
+    conversation: CONVERSATION,
+    messages: [question, message("a1", "q1", { role: "assistant", content, status })],
+  });
+  let old: () => void = () => {};
+  const held = new Promise<void>((resolve) => {
+    old = resolve;
+  });
+  const trees = [held.then(() => tree("streaming", "o")), tree("complete", "one")];
+  fakeServer({
+    "POST /api/conversations/c1/replies": reply.response,
+    "GET /api/conversations/c1": () => trees.shift() as object,
+  });
+  const store = new ConversationStore("c1");
+  const done = store.ask(draft("why?"), null, {});
+  reply.say(BEGIN, { kind: "content", text: "one", tokens: 1, number: 1 });
+  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one"));
+  const loading = store.load();
+  reply.say(FINISH);
+  await done;
+  const statuses: (string | undefined)[] = [];
+  store.store.subscribe(() => statuses.push(path(store)[1]?.status));
+  old();
+  await loading;
+  expect(new Set(statuses)).toEqual(new Set(["complete"]));
+});

@@ -1,21 +1,18 @@
 /** One conversation: its messages, the branch that is shown, and the replies on their way into it. */
 
 import { createStore } from "zustand/vanilla";
-import { ApiError, request, send } from "../api/client";
+import { ApiError, request, send, Unreachable } from "../api/client";
 import { replyEvents } from "../api/stream";
-import type { Attachment, Conversation, Message, NewReply, ReplyEvent, ReplyOptions, Tree } from "../api/types";
+import type { Conversation, Message, NewReply, ReplyEvent, ReplyOptions, Tree } from "../api/types";
+import { texts } from "../i18n";
 import { announce } from "./changes";
-import { Live } from "./live";
+import type { Draft } from "./drafts";
+import { grown, Live } from "./live";
 import { modelReady } from "./models";
 import { branches, type Choices, choose, chooseNewest, merged } from "./tree";
 
 /** Messages that are drawn at first, and more at each wish for earlier ones. */
 export const WINDOW = 40;
-
-export interface Draft {
-  text: string;
-  attachments: Attachment[];
-}
 
 export interface ConversationState {
   /** null: nothing was said yet, so the server does not know it. */
@@ -34,12 +31,26 @@ export interface ConversationState {
 
 type Finish = Extract<ReplyEvent, { kind: "finish" }>;
 
+/** A reply on its way, from the wish for it to its end. */
+interface Run {
+  live: Live;
+  controller: AbortController;
+  /** The server may know of it: it cannot be taken back any more, only stopped. */
+  sent: boolean;
+  /** The server has told its name. */
+  begun: boolean;
+  /** It is stopped as soon as it has begun. */
+  stopping: boolean;
+}
+
 let pending = 0;
 
 export class ConversationStore {
   readonly store;
-  private readonly lives = new Map<string, Live>();
-  private readonly controllers = new Map<string, AbortController>();
+  private readonly runs = new Map<string, Run>();
+  /** How often a reply began or ended: what was loaded meanwhile is older than that. */
+  private turns = 0;
+  private away = false;
 
   constructor(id: string | null) {
     this.store = createStore<ConversationState>(() => ({
@@ -61,23 +72,38 @@ export class ConversationStore {
 
   /** Whether a reply is under way. */
   get busy(): boolean {
-    return this.lives.size > 0;
+    return this.runs.size > 0;
   }
 
   /** The growing text of a reply; null when it does not grow. */
   live(message: string): Live | null {
-    return this.lives.get(message) ?? null;
+    return this.runs.get(message)?.live ?? null;
+  }
+
+  /** It comes onto the screen. */
+  async show(): Promise<void> {
+    this.away = false;
+    await this.load();
+  }
+
+  /**
+   * It goes from the screen. Its replies go on at the server, and are not followed here: a browser has six connections
+   * to a server, for all of its tabs.
+   */
+  leave(): void {
+    this.away = true;
+    for (const run of this.runs.values()) if (run.begun) run.controller.abort();
   }
 
   /** What the server has now. Replies under way are followed. */
   async load(): Promise<void> {
     const { id } = this.state;
     if (id === null) return;
+    const { turns } = this;
     try {
       const tree = await request<Tree>(`/api/conversations/${id}`);
-      const mine = new Map(
-        this.state.messages.filter((each) => this.lives.has(each.id)).map((each) => [each.id, each]),
-      );
+      if (turns !== this.turns) return this.load();
+      const mine = new Map(this.state.messages.filter((each) => this.runs.has(each.id)).map((each) => [each.id, each]));
       const found = merged(this.state.messages, tree.messages).map((each) => mine.get(each.id) ?? each);
       const ids = new Set(found.map((each) => each.id));
       const unsent = [...mine.values()].filter((each) => !ids.has(each.id));
@@ -91,11 +117,12 @@ export class ConversationStore {
         missing: false,
       });
       for (const message of found) {
-        if (message.status === "streaming" && !this.lives.has(message.id)) void this.follow(message);
+        const followed = this.away || this.runs.has(message.id);
+        if (message.status === "streaming" && !followed) void this.run(message, null);
       }
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) this.set({ missing: true, loaded: true });
-      else this.fail(error);
+      else if (!(error instanceof Unreachable)) this.fail(error); // the page says so, and it is loaded later
     }
   }
 
@@ -110,17 +137,18 @@ export class ConversationStore {
       choices: chooseNewest(this.state.choices, parent),
       failure: null,
     });
-    const sent = await this.run(reply, async (signal) => {
+    saveChoices(this.state);
+    const begun = await this.run(reply, async (run) => {
       if (this.state.id === null) {
+        const { signal } = run.controller;
         const made = await request<Conversation>("/api/conversations", { method: "POST", body: {}, signal });
         this.set({ id: made.id });
         conversations.set(made.id, this);
         created?.(made.id);
       }
-      await modelReady(signal);
-      return send(`/api/conversations/${this.state.id}/replies`, { method: "POST", body, signal });
+      return begin(run, `/api/conversations/${this.state.id}/replies`, body, options.model);
     });
-    if (!sent) this.set({ returned: draft });
+    if (!begun) this.set({ returned: draft });
   }
 
   /** Another version of a reply. */
@@ -131,11 +159,9 @@ export class ConversationStore {
       choices: chooseNewest(this.state.choices, message.parent),
       failure: null,
     });
+    saveChoices(this.state);
     const body: NewReply = { ...options, parent: message.parent };
-    await this.run(reply, async (signal) => {
-      await modelReady(signal);
-      return send(`/api/conversations/${this.state.id}/replies`, { method: "POST", body, signal });
-    });
+    await this.run(reply, (run) => begin(run, `/api/conversations/${this.state.id}/replies`, body, options.model));
   }
 
   /** The same reply goes on where it ended. */
@@ -143,20 +169,17 @@ export class ConversationStore {
     this.set({ failure: null });
     const growing = { ...message, status: "streaming" as const };
     this.replace(message.id, growing);
-    const begun = await this.run(growing, async (signal) => {
-      await modelReady(signal);
-      return send(`/api/replies/${message.id}/continue`, {
-        method: "POST",
-        body: options,
-        signal,
-      });
-    });
+    const path = `/api/replies/${message.id}/continue`;
+    const begun = await this.run(growing, (run) => begin(run, path, options, message.model ?? undefined));
     if (!begun) this.replace(message.id, message);
   }
 
   async stop(message: Message): Promise<void> {
-    if (message.id.startsWith("pending-")) this.controllers.get(message.id)?.abort();
-    else {
+    const run = this.runs.get(message.id);
+    if (run && !run.begun) {
+      if (run.sent) run.stopping = true;
+      else run.controller.abort();
+    } else {
       try {
         await request(`/api/replies/${message.id}/stop`, { method: "POST" });
       } catch (error) {
@@ -186,48 +209,52 @@ export class ConversationStore {
   }
 
   fail(error: unknown): void {
-    this.set({ failure: error instanceof Error ? error.message : String(error) });
+    this.set({ failure: reason(error) });
   }
 
-  private async follow(message: Message): Promise<void> {
-    await this.run(message, null);
-  }
-
-  /** Whether the reply began. Where it did not, `reply` is gone again, or what stood in its place is the caller's. */
-  private async run(reply: Message, begin: ((signal: AbortSignal) => Promise<Response>) | null): Promise<boolean> {
+  /** ask: null to follow what is under way. Whether it began; else `reply` is gone again, or is the caller's. */
+  private async run(reply: Message, ask: ((run: Run) => Promise<Response>) | null): Promise<boolean> {
     const live = new Live();
     const controller = new AbortController();
+    const run: Run = { live, controller, sent: ask === null, begun: ask === null, stopping: false };
+    const { signal } = controller;
     let at = reply;
-    this.lives.set(at.id, live);
-    this.controllers.set(at.id, controller);
+    this.runs.set(at.id, run);
     this.touch();
-    let begun = begin === null;
     let finish: Finish | null = null;
     try {
-      const first = begin === null ? null : await begin(controller.signal);
-      const following = { signal: controller.signal, onConnection: (there: boolean) => live.setConnected(there) };
-      for await (const event of replyEvents(first, following, begin === null ? reply.id : null)) {
+      const first = ask === null ? null : await ask(run);
+      const following = { signal, onConnection: (there: boolean) => live.setConnected(there) };
+      for await (const event of replyEvents(first, following, ask === null ? reply.id : null)) {
         if (event.kind === "begin") {
           live.take(event);
           at = this.named(at, event);
-          if (begin !== null && !begun) announce();
-          begun = true;
+          this.began(run, at);
         } else if (event.kind === "finish") finish = event;
         else live.take(event);
       }
     } catch (error) {
-      if (!begun) this.forget(reply);
-      if (!controller.signal.aborted && !(begun && error instanceof ApiError && error.status === 404)) this.fail(error);
+      if (!run.begun) this.forget(reply);
+      if (!signal.aborted && !(run.begun && error instanceof ApiError && error.status === 404)) this.fail(error);
     } finally {
       live.flush();
-      this.lives.delete(at.id);
-      this.controllers.delete(at.id);
+      this.runs.delete(at.id);
       this.touch();
     }
     if (finish !== null) this.replace(at.id, ended(at, live, finish));
-    else if (begun) await this.load(); // the server knows no more of it: what it kept is in the conversation
-    if (begun) announce();
-    return begun;
+    else if (signal.aborted) this.replace(at.id, { ...at, ...text(at, live) });
+    else if (run.begun) await this.load(); // the server knows no more of it: what it kept is in the conversation
+    if (run.begun && !signal.aborted) announce();
+    return run.begun;
+  }
+
+  private began(run: Run, reply: Message): void {
+    if (!run.begun) announce();
+    run.begun = true;
+    this.turns += 1;
+    if (run.stopping) void this.stop(reply);
+    run.stopping = false;
+    if (this.away) run.controller.abort();
   }
 
   /** The server's names for what was sent. */
@@ -239,8 +266,9 @@ export class ConversationStore {
     const question = event.question ?? reply.parent;
     const named = { ...reply, id: event.message, parent: question, model: event.model };
     const known = new Set(this.state.messages.map((each) => each.id));
-    this.move(this.lives, reply.id, named.id);
-    this.move(this.controllers, reply.id, named.id);
+    const run = this.runs.get(reply.id);
+    this.runs.delete(reply.id);
+    if (run !== undefined) this.runs.set(named.id, run);
     const messages = this.state.messages.flatMap((each) => {
       if (each.id === reply.id) return known.has(named.id) ? [] : [named];
       if (each.id === reply.parent && question !== null)
@@ -249,12 +277,6 @@ export class ConversationStore {
     });
     this.set({ messages });
     return named;
-  }
-
-  private move<T>(map: Map<string, T>, from: string, to: string): void {
-    const value = map.get(from);
-    map.delete(from);
-    if (value !== undefined) map.set(to, value);
   }
 
   private replace(id: string, message: Message): void {
@@ -270,6 +292,7 @@ export class ConversationStore {
 
   /** Tell those who show messages that a reply's growing began or ended. */
   private touch(): void {
+    this.turns += 1;
     this.set({ messages: [...this.state.messages] });
   }
 
@@ -299,6 +322,28 @@ function blank(id: string, parent: string | null, role: "user" | "assistant", dr
   };
 }
 
+/** Why something did not work, for the person. */
+export function reason(error: unknown): string {
+  if (error instanceof Unreachable) return texts().admin.failures.unreachable;
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Asks the server for a reply, once its model can answer. */
+async function begin(run: Run, path: string, body: unknown, model?: string): Promise<Response> {
+  const { signal } = run.controller;
+  await modelReady(signal, model);
+  run.sent = true;
+  return send(path, { method: "POST", body, signal });
+}
+
+/** What there is of a reply that is no longer followed. */
+function text(message: Message, { state }: Live) {
+  return {
+    content: grown(message.content, state.content),
+    reasoning: grown(message.reasoning, state.reasoning),
+  };
+}
+
 function ended(message: Message, live: Live, finish: Finish): Message {
   return {
     ...message,
@@ -321,7 +366,7 @@ export function shownBranches(state: ConversationState) {
 // Choices outlive a reload of the page, in its tab.
 const CHOICES = "millet.choices.";
 
-function savedChoices(id: string | null): Choices {
+export function savedChoices(id: string | null): Choices {
   if (id === null) return new Map();
   try {
     return new Map(JSON.parse(sessionStorage.getItem(CHOICES + id) ?? "[]"));
@@ -348,4 +393,10 @@ export function openConversation(id: string): ConversationStore {
     if (each !== found && !each.busy) conversations.delete(key);
   }
   return found;
+}
+
+/** Another person may come. */
+export function forgetConversations(): void {
+  for (const each of conversations.values()) each.leave();
+  conversations.clear();
 }

@@ -5,6 +5,7 @@ import { request } from "../api/client";
 import type { Count, ReplyOptions } from "../api/types";
 import type { Attaching } from "./attaching";
 import type { ConversationStore } from "./conversation";
+import { usePreferences } from "./preferences";
 
 const PAUSE = 400; // milliseconds without a change
 const LONG = 1000; // characters from which a text is worth counting
@@ -18,7 +19,9 @@ export function useCount(
 ): Count | null {
   const [count, setCount] = useState<Count | null>(null);
   const { files, ready } = attaching;
+  const chosen = usePreferences(); // another model, or other instructions, count otherwise
   const worth = ready && (files.length > 0 || text.length > LONG);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: options() reads what is chosen
   useEffect(() => {
     if (!worth) {
       setCount(null);
@@ -48,6 +51,6 @@ export function useCount(
       clearTimeout(timer);
       controller.abort();
     };
-  }, [worth, text, files, parent, options, store]);
+  }, [worth, text, files, parent, options, store, chosen]);
   return count;
 }

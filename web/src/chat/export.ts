@@ -3,14 +3,13 @@
 import { request, send } from "../api/client";
 import type { Message, Tree } from "../api/types";
 import { texts } from "../i18n";
-import { openConversation, shownBranches } from "./conversation";
+import { savedChoices } from "./conversation";
+import { branches } from "./tree";
 
-/** The branch that is shown, where the conversation is open; else the newest. */
+/** As the server has it now: the branch that was chosen in this tab, else the newest. */
 async function branchOf(id: string): Promise<{ title: string; path: Message[] }> {
-  const store = openConversation(id);
-  if (store.state.messages.length === 0) await store.load();
-  const title = store.state.title || (await request<Tree>(`/api/conversations/${id}`)).conversation.title;
-  return { title: title || texts().untitled, path: shownBranches(store.state).path };
+  const { conversation, messages } = await request<Tree>(`/api/conversations/${id}`);
+  return { title: conversation.title || texts().untitled, path: branches(messages, savedChoices(id)).path };
 }
 
 export async function exportMarkdown(id: string): Promise<void> {

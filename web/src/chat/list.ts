@@ -25,6 +25,11 @@ export const list = createStore<List>(() => ({
   searching: false,
 }));
 
+/** Another person may come. */
+export function forgetList(): void {
+  list.setState(list.getInitialState(), true);
+}
+
 export function useList(): List {
   return useStore(list);
 }

@@ -2,7 +2,7 @@
 
 import { useStore } from "zustand";
 import { createStore } from "zustand/vanilla";
-import { request } from "../api/client";
+import { ApiError, request } from "../api/client";
 import type { Model } from "../api/types";
 import { preferences } from "./preferences";
 
@@ -39,16 +39,17 @@ async function look(): Promise<void> {
       const found = await request<Model[]>("/api/models");
       models.setState({ models: found });
       if (found.every((model) => model.state !== "loading")) return;
-    } catch {
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 401) return; // nobody is signed in any more
       // The server may be starting; what needs a model says so itself.
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE));
   }
 }
 
-/** Waits until the chosen model can answer; at once where it can already. */
-export async function modelReady(signal: AbortSignal): Promise<void> {
-  const state = () => chosenModel(models.getState().models, preferences.getState().model)?.state;
+/** Waits until a model, the chosen one unless it is named, can answer; at once where it can already. */
+export async function modelReady(signal: AbortSignal, name = preferences.getState().model): Promise<void> {
+  const state = () => chosenModel(models.getState().models, name)?.state ?? "loading";
   if (state() !== "loading") return;
   void watchModels();
   await new Promise<void>((resolve, reject) => {

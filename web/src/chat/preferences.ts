@@ -5,6 +5,9 @@ import { persist } from "zustand/middleware";
 import { createStore } from "zustand/vanilla";
 import type { ReplyOptions } from "../api/types";
 
+/** The server takes no larger number. */
+export const MOST_TOKENS = 2 ** 31;
+
 export type Thinking = "off" | "auto" | "on" | "budget";
 
 export interface Preferences {
@@ -22,7 +25,7 @@ export interface Preferences {
 
 const DEFAULTS: Preferences = {
   model: null,
-  thinking: "auto",
+  thinking: "on",
   budget: 512,
   instructions: "",
   temperature: null,
@@ -30,7 +33,14 @@ const DEFAULTS: Preferences = {
   sidebar: true,
 };
 
-export const preferences = createStore<Preferences>()(persist(() => DEFAULTS, { name: "millet.preferences" }));
+const NAME = "millet.preferences";
+
+export const preferences = createStore<Preferences>()(persist(() => DEFAULTS, { name: NAME }));
+
+// Another tab's choices hold here too; else the next one made here would undo them.
+window.addEventListener("storage", ({ key }) => {
+  if (key === NAME) void preferences.persist.rehydrate();
+});
 
 export function usePreferences(): Preferences {
   return useStore(preferences);

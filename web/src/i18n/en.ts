@@ -148,6 +148,8 @@ export const en = {
   failed: (why: string) => `That did not work: ${why}`,
   tryAgain: "Try again",
   home: "To the conversations",
+  pageBroken: "This page cannot be shown. There may be a new version of it; load it again.",
+  loadAgain: "Load again",
   pageNotFound: "There is nothing at this address.",
   sharedFrom: "A conversation with Millet",
   attachedFiles: "Attached files",

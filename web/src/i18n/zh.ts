@@ -150,6 +150,8 @@ export const zh: Texts = {
   failed: (why) => `没有成功：${why}`,
   tryAgain: "重试",
   home: "回到对话",
+  pageBroken: "无法显示此页面。可能已有新版本，请重新加载。",
+  loadAgain: "重新加载",
   pageNotFound: "此地址没有内容。",
   sharedFrom: "与 Millet 的对话",
   attachedFiles: "附加的文件",
