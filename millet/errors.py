@@ -13,6 +13,10 @@ class UnknownModel(MilletError):
     """No model has this name, or nothing is at this path."""
 
 
+class UnknownTask(MilletError):
+    """No task has this name, or nothing that is one is at this path."""
+
+
 class UnsupportedModel(MilletError):
     """The model exists, but its architecture, quantisation or template is not one Millet can run."""
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": ("millet.cli.doctor", "doctor"),
     "eval": ("millet.cli.eval", "evaluate"),
     "bench": ("millet.cli.bench", "app"),
+    "task": ("millet.cli.task", "app"),
     "train": ("millet.cli.train", "train"),
 }
 

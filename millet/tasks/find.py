@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from millet.errors import BadRequest
+from millet.errors import UnknownTask
 from millet.tasks.code import CodeTask
 from millet.tasks.gym import GymTask, gym_names
 from millet.tasks.items import gsm8k, jsonl, mathematics, svamp
@@ -20,7 +20,7 @@ from millet.tasks.task import Task
 GROUP = "millet.tasks"  # of entry points: an object of each is a task, or makes one
 FILE_MODULE = "millet_task:"  # modules of tasks in files have this and the path as their name
 
-_FILES: dict[str, Callable[[Path], Task]] = {
+FILE_KINDS: dict[str, Callable[[Path], Task]] = {
     "gsm8k": gsm8k,
     "svamp": svamp,
     "jsonl": jsonl,
@@ -34,17 +34,17 @@ def find_task(name: str) -> Task:
 
     A dataset of reasoning-gym (`chain_sum`, or `gym:chain_sum`); a file as `gsm8k:FILE`, `svamp:FILE`, `jsonl:FILE`,
     `math:FILE`, `code:FILE`; a Python file, or `FILE.py:NAME` where it has several tasks; an entry point of the group
-    `millet.tasks`. Raises BadRequest for a name that nothing has, MilletError where a library is missing.
+    `millet.tasks`. Raises UnknownTask for a name that nothing has, MilletError where a library is missing.
     """
     kind, colon, rest = name.partition(":")
     if colon and kind == "gym":
         _check_gym(rest)
         return GymTask(rest)
-    if colon and kind in _FILES:
+    if colon and kind in FILE_KINDS:
         path = Path(rest).expanduser()
         if not path.is_file():
-            raise BadRequest(f"there is no file {rest!r}; write {kind}: and the path of one")
-        return _FILES[kind](path)
+            raise UnknownTask(f"there is no file {rest!r}; write {kind}: and the path of one")
+        return FILE_KINDS[kind](path)
     path_text, _, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
     if path_text.endswith(".py"):
         return _from_file(Path(path_text).expanduser(), attribute)
@@ -71,7 +71,7 @@ def load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         if not isinstance(error, Exception):
             raise
-        raise BadRequest(
+        raise UnknownTask(
             f"{path} cannot be loaded: {type(error).__name__}: {error}; run it with python first"
         ) from error
     return module
@@ -79,18 +79,18 @@ def load_file(path: Path) -> ModuleType:
 
 def _from_file(path: Path, attribute: str) -> Task:
     if not path.is_file():
-        raise BadRequest(f"there is no file {str(path)!r}; name a Python file with a task in it")
+        raise UnknownTask(f"there is no file {str(path)!r}; name a Python file with a task in it")
     module = load_file(path)
     found = {name: value for name, value in vars(module).items() if _is_task_of(module, value)}
     if attribute:
         if attribute not in found:
-            raise BadRequest(f"{path} has no task {attribute!r}{_near(attribute, found)}")
+            raise UnknownTask(f"{path} has no task {attribute!r}{_near(attribute, found)}")
         return _made(found[attribute], f"{path}:{attribute}")
     if len(found) == 1:
         return _made(next(iter(found.values())), str(path))
     if found:
-        raise BadRequest(f"{path} has several tasks; name one, as in {path}:{min(found)}: {', '.join(sorted(found))}")
-    raise BadRequest(f"{path} has no task; a class with name, levels, sample and grade is one (see docs/teach.md)")
+        raise UnknownTask(f"{path} has several tasks; name one, as in {path}:{min(found)}: {', '.join(sorted(found))}")
+    raise UnknownTask(f"{path} has no task; a class with name, levels, sample and grade is one (see docs/teach.md)")
 
 
 def _is_task_of(module: ModuleType, value: object) -> bool:
@@ -109,19 +109,19 @@ def _made(value: object, name: str) -> Task:
     try:
         task = value() if callable(value) else value
     except TypeError as error:
-        raise BadRequest(f"{name} cannot be made without arguments ({error}); make the object in the file") from None
+        raise UnknownTask(f"{name} cannot be made without arguments ({error}); make the object in the file") from None
     if not isinstance(task, Task):
-        raise BadRequest(f"{name} is no task; it needs name, levels, sample and grade (see docs/teach.md)")
+        raise UnknownTask(f"{name} is no task; it needs name, levels, sample and grade (see docs/teach.md)")
     if not isinstance(task.levels, int) or task.levels < 1:
-        raise BadRequest(f"{name} has levels = {task.levels!r}; it must be a whole number of at least 1")
+        raise UnknownTask(f"{name} has levels = {task.levels!r}; it must be a whole number of at least 1")
     return task
 
 
 def _check_gym(dataset: str) -> None:
     names = gym_names()
     if dataset not in names:
-        known = [*names, *(f"{kind}:FILE" for kind in _FILES), *(entry.name for entry in entry_points(group=GROUP))]
-        raise BadRequest(f"there is no task {dataset!r}{_near(dataset, known)}")
+        known = [*names, *(f"{kind}:FILE" for kind in FILE_KINDS), *(entry.name for entry in entry_points(group=GROUP))]
+        raise UnknownTask(f"there is no task {dataset!r}{_near(dataset, known)}")
 
 
 def _near(name: str, known: object) -> str:

@@ -55,7 +55,8 @@ class Graders:
 
     def grade(self, replies: Sequence[tuple[Task, Problem, Answered]]) -> list[Grade]:
         """One grade for each, in their order. What hangs, raises or gives no score from 0 to 1 gets 0, with a reason
-        that says so, and is counted. Raises MilletError for a task that cannot be sent."""
+        that begins with "timeout" or "error", as no other does, and is counted. Raises MilletError for a task that
+        cannot be sent."""
         if self._closed:
             raise MilletError("these graders are closed; make new ones")
         tasks = {id(task): _pickled(task, task) for task, _, _ in replies}
@@ -113,7 +114,7 @@ class Graders:
             if worker.connection in ready:
                 result = worker.receive(self._seconds)
             elif time.monotonic() >= worker.deadline:
-                result = _Result(Grade(0, f"time limit of {self._seconds:g} s"), "timeout")
+                result = _Result(Grade(0, f"timeout after {self._seconds:g} s"), "timeout")
             else:
                 continue
             if result is not None:

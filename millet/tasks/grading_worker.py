@@ -63,7 +63,8 @@ def judge(task: Task, problem: Problem, reply: Answered) -> tuple[float, str, bo
         score = float(grade.score)
         if not (math.isfinite(score) and 0 <= score <= 1):
             return 0.0, f"error: the score is {score}, not from 0 to 1", True
-        return score, str(grade.reason), False
+        reason = str(grade.reason)
+        return score, f"({reason})" if reason.startswith(("timeout", "error")) else reason, False
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         return 0.0, f"error: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}", True

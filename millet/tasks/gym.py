@@ -11,7 +11,7 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from millet.errors import BadRequest, MilletError
+from millet.errors import MilletError, UnknownTask
 from millet.tasks.extract import extract_answer
 from millet.tasks.task import Answered, Grade, Problem
 
@@ -26,9 +26,9 @@ def gym_names() -> list[str]:
 
 class GymTask:
     def __init__(self, dataset: str) -> None:
-        """Raises MilletError where reasoning-gym is not installed, BadRequest where it has no such dataset."""
+        """Raises MilletError where reasoning-gym is not installed, UnknownTask where it has no such dataset."""
         if dataset not in gym_names():
-            raise BadRequest(f"reasoning-gym has no dataset {dataset!r}; `millet task list` shows all")
+            raise UnknownTask(f"reasoning-gym has no dataset {dataset!r}; `millet task list` shows all")
         self.dataset = dataset
         self.name = f"gym:{dataset}"
         self._curriculum_levels = _curriculum_levels(dataset)
@@ -82,7 +82,9 @@ def _curriculum_levels(dataset: str) -> list[int]:
 
 def _is_valid(dataset: str, curriculum_level: int) -> bool:
     try:
-        _curriculum_config(dataset, curriculum_level, seed=0).validate()
+        config = _curriculum_config(dataset, curriculum_level, seed=0)
+        if hasattr(config, "validate"):
+            config.validate()
     except (AssertionError, ValueError):
         return False
     return True
