@@ -124,7 +124,8 @@ def show(screen: Console, report: Report) -> None:
         screen.width = max(screen.width, _WIDTH)
     k = report.evaluations[0].settings.k
     for evaluation, summary in zip(report.evaluations, report.summaries, strict=True):
-        _show_table(screen, evaluation.model, summary, k)
+        if summary.groups:
+            _show_table(screen, evaluation.model, summary, k)
     if report.difference:
         first, second = (evaluation.model for evaluation in report.evaluations)
         _show_table(screen, f"{second} less {first}, shares in points", report.difference, k, signed=True)
