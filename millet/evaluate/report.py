@@ -31,9 +31,10 @@ class Report:
 
     @classmethod
     def of(cls, origin: Origin, first: Evaluation, second: Evaluation | None = None) -> Report:
-        """Raises BadRequest for two that cannot be compared."""
+        """Raises BadRequest for two that cannot be compared. One that was interrupted before its first reply adds
+        nothing."""
         both = (first,) if second is None else (first, second)
-        difference = None if second is None else compare(first, second)
+        difference = compare(first, second) if second and first.attempts and second.attempts else None
         return cls(both, tuple(summarise(each) for each in both), difference, origin)
 
     @property
@@ -136,13 +137,12 @@ class Report:
 
     def _provenance(self) -> str:
         origin, settings = self.origin, self.evaluations[0].settings
-        temperature = "as recommended" if settings.temperature is None else f"{settings.temperature:g}"
         pairs = [
             ("Command", origin.command),
             ("Date", origin.date),
             ("Machine", origin.machine),
             ("Versions", ", ".join(f"{name} {version}" for name, version in origin.versions.items())),
-            ("Sampling", f"temperature {temperature}, thinking {settings.think}, seed {settings.seed}"),
+            ("Sampling", f"temperature {settings.temperature:g}, thinking {settings.think}, seed {settings.seed}"),
             ("Most tokens of a reply", str(settings.max_tokens)),
         ]
         for evaluation in self.evaluations:

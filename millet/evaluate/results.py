@@ -28,13 +28,13 @@ class Group(NamedTuple):
 class Settings:
     """How replies are sampled.
 
-    problems: of each group. k: replies to each problem. temperature None: as the model's authors recommend.
-    max_tokens: of a reply, the thought included. seed: of the sampling; the problems are always the same.
+    problems: of each group. k: replies to each problem. max_tokens: of a reply, the thought included. seed: of the
+    sampling; the problems are always the same.
     """
 
     problems: int = 200
     k: int = 1
-    temperature: float | None = 0.6
+    temperature: float = 0.6
     max_tokens: int = 1024
     think: Think = "on"
     seed: int = 0

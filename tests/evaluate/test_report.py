@@ -137,6 +137,17 @@ def test_nothing_at_all_is_a_page_too() -> None:
     assert made.to_dict()["models"][0]["tasks"] == []
 
 
+def test_a_second_that_did_not_begin_takes_nothing_away() -> None:
+    begun, nothing = evaluation(solved(1, 0), model="mine"), evaluation([], model="other", asked=2)
+    made = report(nothing, begun)
+    assert made.partial
+    assert made.difference is None
+    page = Page(made.to_html())
+    assert "mine solves 50.0%" in page.text
+    assert "other: interrupted after 0 of 2" in page.text
+    assert [each["problems"] for each in made.to_dict()["models"]] == [0, 2]
+
+
 def test_for_programs() -> None:
     found = json.loads(json.dumps(two().to_dict()))
     base, better = found["models"]
