@@ -126,12 +126,14 @@ class Loop:
         with metrics, samples, Signals() as signals:
             for record in metrics.dropped:  # computed for nothing, and paid for all the same
                 self.ledger.add(Ledger.of(record["cost"]))
-            while self.done < self._steps and not signals.caught:
+            stopping = False
+            while self.done < self._steps and not stopping:
                 record = self._step(watch)
                 metrics.write(record)
                 if (sample := self._method.sample()) is not None:
                     samples.write({"step": record["step"], **sample})
-                if self.done % self._settings.checkpoint_every == 0 or self.done == self._steps or signals.caught:
+                stopping = signals.caught  # asked once a step, so that nothing is left unsaved
+                if self.done % self._settings.checkpoint_every == 0 or self.done == self._steps or stopping:
                     self._sizes = {"metrics": metrics.sync(), "samples": samples.sync()}
                     self._save()
                     self.ledger.add(watch.lap())  # after the step's own lap, so that its speed is the step's

@@ -131,7 +131,7 @@ def test_errors_name_file_and_line_and_repeat_no_text(tmp_path: Path, line: str)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="nothing.jsonl cannot be read"):
+    with pytest.raises(BadRequest, match=r"nothing\.jsonl cannot be read"):
         list(read_chats(tmp_path / "nothing.jsonl"))
 
 

@@ -75,7 +75,8 @@ def test_a_signal_lets_the_step_end_and_saves(tmp_path: Path, name: str, whole: 
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(tmp_path: Path, whole: str) -> None:
     stopped = toy(tmp_path, "disk-full:9")
     assert stopped.stderr.count("\n") == 1, stopped.stderr
-    assert "step 8" in stopped.stderr and "make room" in stopped.stderr
+    assert "step 8" in stopped.stderr
+    assert "make room" in stopped.stderr
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
     go_on(tmp_path, whole)
 
