@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 
 from millet.evaluate.bootstrap import Estimate
 from millet.evaluate.page import escape
@@ -80,15 +81,15 @@ def curve(caption: str, points: Mapping[int, Estimate], label: str) -> str:
 def distribution(caption: str, amounts: Sequence[int], label: str, bins: int = 24) -> str:
     """How often which amounts are there."""
     top, bottom, left, right = 12, HEIGHT - 44, 48, WIDTH - 24
-    width = max(1, -(-(max(amounts) + 1) // bins))
+    width = next(w for w in _round_widths() if w * bins > max(amounts))
     counts = [0] * (max(amounts) // width + 1)
     for amount in amounts:
         counts[amount // width] += 1
     step = (right - left) / len(counts)
     parts = []
-    for index, count in enumerate(counts):
-        tall = (bottom - top) * count / max(counts)
-        tip = f"<title>{index * width} to {(index + 1) * width - 1}: {count}</title>"
+    for index, replies in enumerate(counts):
+        tall = (bottom - top) * replies / max(counts)
+        tip = f"<title>{index * width} to {(index + 1) * width - 1}: {replies}</title>"
         parts.append(
             f'<rect class="bar" x="{left + index * step + 0.5:.1f}" y="{bottom - tall:.1f}" '
             f'width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}">{tip}</rect>'
@@ -100,6 +101,11 @@ def distribution(caption: str, amounts: Sequence[int], label: str, bins: int = 2
     parts.append(_text(left - 8, top + 6, str(max(counts)), "end", "quiet"))
     parts.append(_text((left + right) / 2, HEIGHT - 6, label, "middle", "quiet"))
     return _figure(caption, HEIGHT, parts)
+
+
+def _round_widths() -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50, ..."""
+    return (digit * 10**zeros for zeros in count() for digit in (1, 2, 5))
 
 
 def _figure(caption: str, height: float, parts: Sequence[str]) -> str:

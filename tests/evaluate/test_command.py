@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from millet.reasoning.assistant import Assistant
 from tests.evaluate.fakes import Broken, Sums
 from tests.reasoning.toys import toy_model
 
+ROOT = Path(__file__).parents[2]
 QUICK = ("--problems", "4", "--max-tokens", "24", "--think", "6")
 
 
@@ -140,6 +143,13 @@ def test_graders_that_fail_are_counted(models: Any, monkeypatch: pytest.MonkeyPa
     found = json.loads(run("one", "--tasks", "broken", "--json", *QUICK).stdout)
     assert found["models"][0]["tasks"][0]["grader_failures"] == {"timeout": 0, "error": 4}
     assert "the grader of broken failed (4 x error)" in run("one", "--tasks", "broken", *QUICK).stdout
+
+
+def test_the_documentation_names_every_option() -> None:
+    section = (ROOT / "docs" / "teach.md").read_text().partition("\n## Evaluation\n")[2].partition("\n## ")[0]
+    described = set(re.findall(r"`(--[a-z-]+)`", section))
+    names = {name.replace("_", "-") for name in inspect.signature(evaluate).parameters} - {"model", "as-json"}
+    assert described == {f"--{name}" for name in names} | {"--json"}
 
 
 def test_levels(models: Any) -> None:

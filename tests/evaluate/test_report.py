@@ -174,6 +174,18 @@ def test_escape_leaves_newlines_and_letters() -> None:
     assert escape("<&\">'\x07") == "&lt;&amp;&quot;&gt;&#x27;␇"
 
 
+def test_a_distribution_counts_every_reply() -> None:
+    plot = distribution("c", [0, 4, 5, 99, 99, 24], "tokens", bins=20)
+    bars = re.findall(r"<title>(\d+) to (\d+): (\d+)</title>", plot)
+    assert [bar for bar in bars if bar[2] != "0"] == [
+        ("0", "4", "2"),
+        ("5", "9", "1"),
+        ("20", "24", "1"),
+        ("95", "99", "2"),
+    ]
+    assert len(bars) == 20
+
+
 def test_plots_are_well_formed_whatever_the_figures() -> None:
     figures = report(evaluation(solved(0, 0.5, 1, k=4), k=4)).summaries[0].mean
     point = figures["pass@1"]
