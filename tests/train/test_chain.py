@@ -140,7 +140,7 @@ def test_no_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(preflight, "state_bytes", lambda *_: 10**17)
         patch.setattr(preflight, "read_memory", lambda: Memory(10**18, 10**18))
-        with pytest.raises(MilletError, match="checkpoints in .* need up to"):
+        with pytest.raises(MilletError, match=r"checkpoints in .* need up to"):
             train(recipe, tmp_path / "out", Heard())
     train(recipe, tmp_path / "out", Heard())
 
