@@ -21,7 +21,7 @@ from fractions import Fraction
 LONGEST = 100_000  # characters; nothing longer is an answer
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+"
-_SIGNED = re.compile(rf"(?:(?<![\w.)\]])-)?(?:{_NUMBER})(?:\s?/\s?\d+(?![\d.]))?")
+_SIGNED = re.compile(rf"(?:(?<![\w.)\]])-)?(?:{_NUMBER})(?:\s?/\s?\d+(?!\d|\.\d))?")
 _BOXED = re.compile(r"\\boxed\s*\{")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.+)$", re.MULTILINE)
@@ -33,9 +33,15 @@ _SENTENCE_END = re.compile(r"(?<=[^\d\s])[.;]\s|\.\s")
 _DRESS = "*`$\"'"
 
 
-def extract_answer(content: str, like: str = "") -> str:
-    """The answer, "" where there is none. like: the right answer, of which only the form is looked at."""
+def extract_answer(content: str, like: str = "", prompt: str = "") -> str:
+    """The answer, "" where there is none.
+
+    like: the right answer, of which only the form is looked at. prompt: what was asked; where the reply repeats it, only
+    what follows counts.
+    """
     text = _outside_thought(content)
+    if prompt.strip():
+        text = text.rpartition(prompt.strip())[2]
     if len(text) > LONGEST:
         return ""
     marked, said = _marked(text), None

@@ -1,8 +1,8 @@
 """Every dataset of reasoning-gym as a task: its problems, its levels, its own scorers.
 
 Level 0 is the dataset with its default settings. The levels behind it are those of its curriculum, easiest first; those
-whose settings the dataset itself refuses are left out. Scores are the dataset's own, with one exception: many scorers
-pay a share for an answer that merely *contains* the right one, which pays for listing candidates. Here that gives 0.
+whose settings the dataset itself refuses are left out. What is right is the dataset's own scorer to say. Its shares for
+what is not right are not paid out: they reward lists of candidates, the prompt again, and empty forms of an answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from millet.tasks.extract import extract_answer
 from millet.tasks.task import Answered, Grade, Problem
 
 _TRIES = 8  # some generators give up on unlucky seeds
+_LONGEST = 2000  # characters of an answer, besides ten times the right one's
 _UNSETTLED = "composite"  # means nothing without a list of other datasets
 
 
@@ -47,16 +48,18 @@ class GymTask:
         raise MilletError(f"{self.name} made no problem at level {level} in {_TRIES} attempts; leave that level out")
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
-        answer = extract_answer(reply.content, problem.answer)
+        answer = extract_answer(reply.content, problem.answer, problem.prompt)
         if not answer:
             return Grade(0, "no answer")
+        if len(answer) > _LONGEST + 10 * len(problem.answer):
+            return Grade(0, "too long")  # some scorers pick what they can read out of anything
         if "__" in answer and "__" not in problem.prompt + problem.answer:
             return Grade(0, "not an answer")  # some scorers evaluate expressions as Python
-        score = float(_scorer(self.dataset).score_answer(answer, problem.meta["entry"]))
-        if score < 1 and problem.answer and problem.answer in answer:
-            return Grade(0, "the right answer among others")
-        score = min(max(score, 0.0), 1.0)
-        return Grade(score, "right" if score == 1 else "partly right" if score >= 0.1 else "wrong")
+        try:
+            score = float(_scorer(self.dataset).score_answer(answer, problem.meta["entry"]))
+        except Exception as error:  # some scorers expect the right form
+            return Grade(0, f"unreadable to the scorer ({type(error).__name__})")
+        return Grade(1, "right") if score >= 1 else Grade(0, f"wrong; its own score is {score:.2f}")
 
     def _config(self, level: int, seed: int) -> Any:
         if level > 0:

@@ -55,7 +55,7 @@ class FileTask:
         return rng.choice(self._items["train"])
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
-        answer = extract_answer(reply.content, problem.answer)
+        answer = extract_answer(reply.content, problem.answer, problem.prompt)
         if not answer:
             return Grade(0, "no answer")
         return Grade(1, "right") if self._compare(answer, problem.answer) else Grade(0, "wrong")

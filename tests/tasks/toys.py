@@ -1,0 +1,108 @@
+"""Tasks in a few lines: good ones, and graders that a trick beats or that fail."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from millet.tasks.extract import extract_answer
+from millet.tasks.task import Answered, Grade, Problem
+
+
+class Sums:
+    name = "sums"
+    levels = 3
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        a, b = (rng.randrange(10 ** (level + 1)) for _ in range(2))
+        return Problem(f"What is {a} + {b}?", str(a + b))
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        right = extract_answer(reply.content, problem.answer, problem.prompt) == problem.answer
+        return Grade(float(right), "right" if right else "wrong")
+
+
+class Obedient(Sums):
+    """Does what the reply's content says."""
+
+    name = "obedient"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        word, _, value = reply.content.partition(" ")
+        match word:
+            case "hang":
+                while True:
+                    time.sleep(3600)
+            case "raise":
+                raise ValueError(reply.content)
+            case "exit":
+                os._exit(0)
+            case "boast":
+                return Grade(float(value))
+            case "pretend":
+                return Grade(0, "timeout, says the grader")
+            case "pid":
+                return Grade(1, str(os.getpid()))
+        return Grade(1, reply.content)
+
+
+class AnyCandidate(Sums):
+    """Beaten by a list of candidates."""
+
+    name = "any_candidate"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(problem.answer in reply.content.split()))
+
+
+class ReadsThoughts(Sums):
+    name = "reads_thoughts"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(problem.answer in (reply.reasoning + reply.content).split()))
+
+
+class Echo(Sums):
+    """Beaten by the prompt."""
+
+    name = "echo"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(reply.content in (problem.prompt, problem.answer)))
+
+
+class Raises(Sums):
+    """Of a reply without a number there is no value."""
+
+    name = "raises"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(int(reply.content) == int(problem.answer)))
+
+
+class Hangs(Sums):
+    name = "hangs"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        while len(reply.content) > 100_000:
+            time.sleep(3600)
+        return super().grade(problem, reply)
+
+
+class Strict(Sums):
+    """Does not know right answers."""
+
+    name = "strict"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(0.9 * super().grade(problem, reply).score)
+
+
+class Few(Sums):
+    """One problem, which belongs to one split."""
+
+    name = "few"
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        return Problem("What is 1 + 1?", "2")
