@@ -1,5 +1,8 @@
 import { fireEvent, screen, waitFor, within } from "@testing-library/react";
 import { expect, test } from "vitest";
+import { openConversation } from "../chat/conversation";
+import { keepDraft, keptDraft } from "../chat/drafts";
+import { list } from "../chat/list";
 import AccountPage from "./AccountPage";
 import { ADMIN, ALONE, account, alert, KEY, NO_LIMITS, press, refuse, serve, show, type, value } from "./testing";
 
@@ -122,4 +125,17 @@ test("usage by key has the keys' names, and a place for what came without one", 
   fireEvent.change(await screen.findByLabelText("Group by"), { target: { value: "key" } });
   const names = screen.getAllByRole("rowheader").map((cell) => cell.textContent);
   expect(names).toEqual(["laptop", "Web app", "Total"]);
+});
+
+test("who signs out leaves nothing for the next person", async () => {
+  serve({ ...account(ADMIN), ...EMPTY, "POST /api/logout": () => undefined });
+  list.setState({ query: "secret", hits: [], conversations: [{ id: "c", title: "secret", created: 0, updated: 0 }] });
+  keepDraft("c", { text: "secret", attachments: [{ name: "a", text: "secret" }] });
+  const before = openConversation("c");
+  show(AccountPage, "/account");
+  fireEvent.click(await screen.findByRole("button", { name: "Sign out" }));
+  await waitFor(() => expect(window.location.pathname).toBe("/login"));
+  expect(list.getState()).toMatchObject({ query: null, conversations: [], loaded: false });
+  expect(keptDraft("c")).toEqual({ text: "", attachments: [] });
+  expect(openConversation("c")).not.toBe(before);
 });
