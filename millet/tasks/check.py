@@ -20,6 +20,7 @@ PROBLEMS = 12
 MOST_FOR_TRICKS = 0.1
 ENORMOUS = 1_000_000  # characters
 _CANDIDATES = 6
+_EXACT = 10_000  # a number beyond that may be right within a tolerance, although it differs by 1
 
 # Kind of reply -> what it must score; wrong answers may earn a share where a task pays for what is partly right.
 _RIGHT = ("right",)
@@ -73,7 +74,8 @@ def _others(problem: Problem, drawn: Sequence[Problem]) -> list[str]:
     found = [other.answer for other in drawn if other.answer.strip() and other.answer != problem.answer]
     value = to_number(problem.answer)
     if value is not None:
-        found = [str(int(value) + step) for step in (1, -1, 2, 10)] + found
+        step = 1 if abs(value) < _EXACT else int(abs(value))
+        found = [str(int(value) + times * step) for times in (1, -1, 2, 10)] + found
     return list(dict.fromkeys(found))[: _CANDIDATES - 1] or ["I cannot tell"]
 
 

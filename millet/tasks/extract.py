@@ -36,8 +36,8 @@ _DRESS = "*`$\"'"
 def extract_answer(content: str, like: str = "", prompt: str = "") -> str:
     """The answer, "" where there is none.
 
-    like: the right answer, of which only the form is looked at. prompt: what was asked; where the reply repeats it, only
-    what follows counts.
+    like: the right answer, of which only the form is looked at. prompt: what was asked; where the reply repeats it,
+    only what follows counts.
     """
     text = _outside_thought(content)
     if prompt.strip():

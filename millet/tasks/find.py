@@ -18,7 +18,7 @@ from millet.tasks.items import gsm8k, jsonl, mathematics, svamp
 from millet.tasks.task import Task
 
 GROUP = "millet.tasks"  # of entry points: an object of each is a task, or makes one
-FILE_MODULE = "millet_task:"  # modules of tasks in files have this and the path as their name
+_FILE_MODULE = "millet_task_"  # and the file's path in hexadecimal, since a module's name can have no dots
 
 FILE_KINDS: dict[str, Callable[[Path], Task]] = {
     "gsm8k": gsm8k,
@@ -57,7 +57,7 @@ def find_task(name: str) -> Task:
 def load_file(path: Path) -> ModuleType:
     """A Python file as a module whose name holds its path, so that other processes can load it by that name."""
     path = path.resolve()
-    name = f"{FILE_MODULE}{path}"
+    name = _FILE_MODULE + str(path).encode().hex()
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -75,6 +75,13 @@ def load_file(path: Path) -> ModuleType:
             f"{path} cannot be loaded: {type(error).__name__}: {error}; run it with python first"
         ) from error
     return module
+
+
+def file_of(module: str) -> Path | None:
+    """The file that `load_file` gave this name; None for the name of an ordinary module."""
+    if not module.startswith(_FILE_MODULE):
+        return None
+    return Path(bytes.fromhex(module.removeprefix(_FILE_MODULE)).decode())
 
 
 def _from_file(path: Path, attribute: str) -> Task:

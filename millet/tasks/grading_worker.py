@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from millet.tasks.find import FILE_MODULE, load_file
+from millet.tasks.find import file_of, load_file
 from millet.tasks.task import Answered, Problem, Task
 
 MEMORY_BYTES = 8 << 30
@@ -25,8 +25,8 @@ class _Unpickler(pickle.Unpickler):
     """Knows the modules of tasks in files."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(FILE_MODULE):
-            load_file(Path(module.removeprefix(FILE_MODULE)))
+        if path := file_of(module):
+            load_file(path)
         return super().find_class(module, name)
 
 

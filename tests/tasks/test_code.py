@@ -61,7 +61,7 @@ def test_programs_are_judged_by_what_they_print(tmp_path: Path):
     [
         "import os; os._exit(0)",
         "raise SystemExit",
-        "class Yes:\n    def __eq__(self, other): return True\n    def __bool__(self): return True\ndef f(x): return Yes()",
+        "class Yes:\n    def __eq__(self, other): return True\ndef f(x): return Yes()",
         "class Say(int):\n    def __repr__(self): return '__import__(\"os\")'\ndef f(x): return Say()",
         "import builtins\nbuiltins.eval = lambda *a: 4\nbuiltins.repr = lambda v: '4'",
         "def f(x):\n    import json\n    return [t for t in json.load(open('job.json'))['calls']]",

@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from millet.cli.main import main
+from millet.tasks.check import check
+from millet.tasks.grading import Graders
+from millet.tasks.gym import GymTask
+from millet.tasks.task import Task
+from tests.tasks import toys
+
+
+def refused(task: Task, seconds: float = 10, problems: int = 12) -> dict[str, int]:
+    """Kinds of replies that were not treated as they should be -> how many made the grader fail."""
+    with Graders(workers=2, seconds=seconds) as graders:
+        return {row.kind: row.faults for row in check(task, graders, problems) if not row.accepted}
+
+
+def test_a_good_grader_passes_with_every_kind_of_reply():
+    with Graders(workers=2) as graders:
+        rows = check(toys.Sums(), graders)
+    assert len(rows) == 13
+    assert all(row.accepted for row in rows)
+    assert {row.kind: row.score for row in rows if row.score} == {"right": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds"),
+    [
+        (
+            toys.AnyCandidate(),
+            {"all candidates, a line each", "hidden among thousands of numbers", "thought without its end"},
+        ),
+        (toys.ReadsThoughts(), {"thought without its end"}),
+        (toys.Echo(), {"the prompt again"}),
+        (toys.Strict(), {"right"}),
+    ],
+)
+def test_a_grader_that_a_trick_beats_is_refused(task: Task, kinds: set[str]):
+    found = refused(task)
+    assert kinds <= found.keys()
+    assert not any(found.values())
+
+
+def test_a_grader_that_raises_is_refused():
+    found = refused(toys.Raises(), problems=4)
+    assert found["empty"] == found["enormous: digits"] == 4
+    assert "right" not in found
+    assert "wrong" not in found
+
+
+def test_a_grader_that_hangs_is_refused():
+    assert refused(toys.Hangs(), seconds=0.5, problems=2) == {
+        "enormous: digits": 2,
+        "enormous: a wrong answer again and again": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["chain_sum", "spell_backward", "time_intervals", "number_sorting", "countdown", "boxnet"]
+)
+def test_datasets_pass(name: str):
+    assert refused(GymTask(name)) == {}
+
+
+def test_datasets_with_a_scorer_that_takes_anything_do_not_pass():
+    assert "wrong" in refused(GymTask("game_of_life_halting"))
+
+
+def test_the_command_prints_a_table_and_exits_with_1_where_it_refuses(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as good:
+        main(["task", "check", f"{toys.__file__}:Sums", "--problems", "3"])
+    assert good.value.code == 0
+    assert "sums can be trained on" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as bad:
+        main(["task", "check", f"{toys.__file__}:Echo", "--problems", "3"])
+    assert bad.value.code == 1
+    out = capsys.readouterr().out
+    assert "REFUSED" in out
+    assert "echo is not to be trained on: the prompt again" in out
+
+
+def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["task", "check", f"{toys.__file__}:Strict", "--problems", "2", "--json"])
+    assert ended.value.code == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["accepted"] is False
+    assert [row["kind"] for row in report["rows"] if not row["accepted"]] == ["right"]
+
+
+def test_a_task_that_there_is_not(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["task", "check", "chain_sun"])
+    assert ended.value.code == 2
+    assert "did you mean chain_sum" in capsys.readouterr().err
