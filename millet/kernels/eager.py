@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from millet.kernels import ops
-from millet.kernels.attention import PackedAttention
 from millet.kernels.batch import Batch
 from millet.kernels.block_cache import BLOCK_SIZE, BlockCache
 from millet.kernels.draw import log_probabilities
@@ -23,6 +22,7 @@ from millet.kernels.native import abi
 from millet.kernels.paged import Span
 from millet.kernels.plan import attend
 from millet.kernels.record import Step, to_native
+from millet.kernels.segments import SegmentAttention
 from millet.kernels.threads import native_threads
 
 
@@ -137,8 +137,8 @@ class EagerAttention:
             return attend(0, parts[0], parts[1], parts[2] if len(parts) == 3 else None, scale, value_width)
 
         def reference(q: Tensor, k: Tensor, *v: Tensor) -> Tensor:
-            packed = PackedAttention(eager.lengths)
-            return packed.attend(0, q, k, v[0] if v else None, scale=scale, value_width=value_width)
+            whole = SegmentAttention(eager.lengths, [None] * len(eager.lengths))
+            return whole.attend(0, q, k, v[0] if v else None, scale=scale, value_width=value_width)
 
         return eager.apply(build, (q, k) if v is None else (q, k, v), (), reference)
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from millet.kernels import ops
+from millet.kernels import gradients, ops
 from millet.kernels.matrix import Matrix
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import library
@@ -99,7 +99,7 @@ class LinearGroup:
         """The native products: of packed weights, or of plain ones that are packed on the way and stay."""
         if self._matrices is not None:
             return ops.products(x, self._matrices, self._biases(), [None] * len(self.names), self.fine)
-        weights = [module.weight for module in self.modules]
+        weights = [getattr(module, "adapted", None) or module.weight for module in self.modules]
         return ops.products(x, self.matrices(), self._biases(), weights, self.fine)
 
     def matrices(self) -> list[Matrix]:
@@ -162,7 +162,10 @@ class LinearGroup:
         self._packed = self._matrices = None
 
     def _plain(self, x_TD: Tensor) -> tuple[Tensor, ...]:
-        return tuple(module(x_TD) for module in self.modules)
+        modules = self.modules
+        if gradients.by_hand(x_TD) and all(type(module) is nn.Linear for module in modules):
+            return gradients.linear(x_TD, [module.weight for module in modules], self._biases())
+        return tuple(module(x_TD) for module in modules)
 
     def _biases(self) -> list[Tensor | None]:
         return [getattr(module, "bias", None) for module in self.modules]

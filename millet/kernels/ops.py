@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from millet.kernels import gradients
 from millet.kernels.matrix import Matrix
 from millet.kernels.native.abi import Code
 from millet.kernels.record import Product, Step
@@ -21,6 +22,8 @@ from millet.kernels.record import Product, Step
 def rms_norm(x: Any, weight: Tensor, eps: float) -> Any:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich, 2019)."""
     if isinstance(x, Tensor):
+        if gradients.by_hand(x):
+            return gradients.rms_norm(x, weight, eps)
         if x.dtype != torch.float32:
             return F.rms_norm(x, weight.shape, weight, eps)
         # Three passes over the data: at one row PyTorch's own is made of seven, and starting them is all it costs.
@@ -38,7 +41,7 @@ def rms_norm(x: Any, weight: Tensor, eps: float) -> Any:
 def swiglu(gate: Any, up: Any) -> Any:
     """silu(gate) * up  (Shazeer, 2020)."""
     if isinstance(gate, Tensor):
-        return F.silu(gate) * up
+        return gradients.swiglu(gate, up) if gradients.by_hand(gate) else F.silu(gate) * up
 
     def build(gate: Any, up: Any) -> Any:
         out = gate.recorder.new(*gate.sizes, like=gate)
@@ -92,6 +95,8 @@ def rotate(x: Any, turns: Any, interleaved: bool) -> Any:
     """
     if isinstance(x, Tensor):
         cos_T1P, sin_T1P = turns[:, None].to(x.dtype).chunk(2, -1)
+        if gradients.by_hand(x):
+            return gradients.rotate(x, cos_T1P, sin_T1P, interleaved)
         if interleaved:
             a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
             return torch.stack((a * cos_T1P - b * sin_T1P, b * cos_T1P + a * sin_T1P), -1).flatten(-2)
@@ -111,7 +116,7 @@ def products(
     x: Any,
     matrices: Sequence[Matrix],
     biases: Sequence[Tensor | None],
-    weights: Sequence[Tensor | None],
+    weights: Sequence[Tensor | gradients.Adapted | None],
     fine: bool,
 ) -> tuple[Any, ...]:
     """x W^T + b for several matrices that share x (`Rows` only). `weights` are the parameters behind the matrices, for
@@ -130,14 +135,28 @@ def products(
     )  # one by one, each with its own gradient
 
 
-def _product(x: Any, matrix: Matrix, bias: Tensor | None, weight: Tensor | None, build: Any) -> Any:
-    def reference(x: Tensor, *parameters: Tensor) -> Tensor:
-        values = list(parameters)
-        weight_FD = values.pop(0) if weight is not None else matrix.unpack()
-        return F.linear(x, weight_FD, values.pop(0) if values else None)
+def _product(x: Any, matrix: Matrix, bias: Tensor | None, weight: Tensor | gradients.Adapted | None, build: Any) -> Any:
+    """The references only stand for their gradients: computing the product once more would be a third of the work."""
 
-    parameters = [p for p in (weight, bias) if p is not None]
-    return x.recorder.apply(lambda x: build(x, [matrix], [bias])[0], (x,), parameters, reference)
+    def plain(x: Tensor, weight_FD: Tensor, *bias: Tensor) -> Tensor:
+        return gradients.linear(x, [weight_FD], bias or [None], computed=False)[0]
+
+    def packed(x: Tensor, *bias: Tensor) -> Tensor:
+        return plain(x, matrix.unpack(), *bias)
+
+    biases = () if bias is None else (bias,)
+    forward = lambda x: build(x, [matrix], [bias])[0]  # noqa: E731
+    if isinstance(weight, gradients.Adapted):
+        scale = weight.scale
+
+        def adapted(x: Tensor, weight_FD: Tensor, a_RD: Tensor, b_FR: Tensor) -> Tensor:
+            factors = gradients.Adapted(weight_FD, a_RD, b_FR, scale)
+            return gradients.adapted_linear(x, factors, None, computed=False)
+
+        return x.recorder.apply(forward, (x,), (weight.weight_FD, weight.a_RD, weight.b_FR), adapted)
+    if weight is None:
+        return x.recorder.apply(forward, (x,), biases, packed)
+    return x.recorder.apply(forward, (x,), (weight, *biases), plain)
 
 
 def head_products(x_THN: Any, weight_HFN: Tensor, matrices: Sequence[Matrix] | None) -> Any:

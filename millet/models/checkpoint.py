@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,6 +31,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 SCALE = "_scale_inv"  # DeepSeek's FP8: `X.weight` has its factors in `X.weight_scale_inv`
+
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # one of which every model directory has
 
 # What a model directory consists of. `save` replaces a directory only if it holds nothing else.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*", "NOTICE*", ".git*")
@@ -162,17 +165,27 @@ def save(model: Model, directory: str | Path, max_shard_bytes: int = 4 << 30) ->
 
     Raises MilletError when the disk is full or not writable, or when something else than a model is at `directory`.
     """
+    tensors = model.network.state_dict()
+    with written_whole(directory, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        _write_weights(temporary, tensors, max_shard_bytes)
+        write_json(temporary / "config.json", _config(model))
+        write_json(temporary / "generation_config.json", _generation_config(model))
+        _write_tokenizer(temporary, model)
+
+
+@contextmanager
+def written_whole(directory: str | Path, needed: int) -> Iterator[Path]:
+    """A directory to write a model's files into, which then takes the place of `directory`, all of it or nothing.
+
+    needed: bytes that the files will have. Raises MilletError as `save` does.
+    """
     directory = Path(directory).expanduser().resolve()
     _check_replaceable(directory)
     temporary = directory.with_name(f".{directory.name}.saving-{secrets.token_hex(4)}")
-    tensors = model.network.state_dict()
     try:
         temporary.mkdir(parents=True)
-        _check_space(temporary, sum(tensor.nbytes for tensor in tensors.values()))
-        _write_weights(temporary, tensors, max_shard_bytes)
-        _write_json(temporary / "config.json", _config(model))
-        _write_json(temporary / "generation_config.json", _generation_config(model))
-        _write_tokenizer(temporary, model)
+        _check_space(temporary, needed)
+        yield temporary
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         _replace(directory, temporary)
@@ -190,7 +203,7 @@ def _check_replaceable(directory: Path) -> None:
     foreign = None
     if not directory.is_dir():
         foreign = "is a file"
-    elif not (directory / "config.json").exists() and any(directory.iterdir()):
+    elif not any((directory / name).exists() for name in CONFIGURATIONS) and any(directory.iterdir()):
         foreign = "has something else in it than a model"
     else:
         others = [p.name for p in directory.iterdir() if p.is_dir() or not any(map(p.match, MODEL_FILES))]
@@ -225,14 +238,14 @@ def _replace(directory: Path, temporary: Path) -> None:
 def _write_weights(directory: Path, tensors: Mapping[str, Tensor], max_shard_bytes: int) -> None:
     shards = list(_shards(tensors, max_shard_bytes))
     if len(shards) == 1:
-        _write_safetensors(directory / SINGLE, shards[0])
+        write_safetensors(directory / SINGLE, shards[0])
         return
     files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     for file, shard in zip(files, shards, strict=True):
-        _write_safetensors(directory / file, shard)
+        write_safetensors(directory / file, shard)
     total = sum(tensor.nbytes for tensor in tensors.values())
     places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    _write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def _shards(tensors: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
@@ -248,7 +261,7 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Ten
     yield shard
 
 
-def _write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """One tensor at a time, so that nothing is held twice but the one being copied from another device."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -285,7 +298,7 @@ def _write_tokenizer(directory: Path, model: Model) -> None:
         (directory / "chat_template.jinja").write_text(model.template.source, encoding="utf-8")
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from millet.kernels.cpu import choose_dtype, read_cpu, read_memory
 from millet.kernels.linear import native
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import why_not
+from millet.models.adapter import CONFIG, AdaptedWeights, Adapter
 from millet.models.catalog import catalog
 from millet.models.chat_template import ChatTemplate
-from millet.models.checkpoint import SafetensorsWeights
+from millet.models.checkpoint import CONFIGURATIONS, SafetensorsWeights
 from millet.models.config import ModelConfig
 from millet.models.gguf import GGUFFile, GGUFWeights
 from millet.models.gguf_config import config_from_gguf, ends_from_gguf, sampling_from_gguf
@@ -59,7 +60,7 @@ def load(
     on_weights: Callable[[int, int], None] | None = None,
 ) -> Model:
     """A model by its name in the catalog (pulled first if it is not here), or by its place: a directory, a .gguf file,
-    or "hf:org/name".
+    or "hf:org/name". A PEFT directory is its base with the adapter added (adapter.py).
 
     device: "cpu", "cuda", ...; by default a GPU where there is one. dtype: "float32", "bfloat16" or "float16"; by
     default bf16 on a GPU, and on a CPU weights stay as the file has them where the native kernels can compute with that
@@ -72,8 +73,12 @@ def load(
         raise BadRequest(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
     place = _device(device)
     path = _find(name)
-    parts = _from_gguf(path) if path.is_file() else _from_directory(path)
+    adapter = _adapter(path)
+    base = _find(adapter.base) if adapter else path
+    parts = _from_gguf(base) if base.is_file() else _from_directory(base)
     try:
+        if adapter:
+            parts = replace(parts, weights=AdaptedWeights(parts.weights, adapter))
         config = agreed(parts.config, parts.weights)
         network = unfilled(config)
         formats = _formats(network, parts.weights, dtype, place, quantize)
@@ -82,17 +87,18 @@ def load(
         number = DTYPES[dtype or choose_dtype(place.type, fp32_bytes, read_cpu(), read_memory())]
         formats = formats if number is torch.float32 else {}
         _check_memory(name, packed_bytes(parameters, formats, number.itemsize), number, place)
-        packed = open_packed(path, formats, parts.weights.shapes) if formats else {}
+        keep = bool(formats) and adapter is None
+        packed = open_packed(path, formats, parts.weights.shapes) if keep else {}
         seconds = fill(
             network, parts.weights, number, place, pack=True, formats=formats, packed=packed, on_weights=on_weights
         )
-        if formats and not packed and seconds > WORTHWHILE:
+        if keep and not packed and seconds > WORTHWHILE:
             keep_packed(path, packed_matrices(network, formats))
     finally:
         parts.weights.close()
-    entry = catalog().get(name)
+    entry = catalog().get(adapter.base if adapter else name)
     return Model(
-        name=name if entry else path.name,
+        name=name if name in catalog() else path.name,
         path=path,
         config=config,
         network=network.eval(),
@@ -103,7 +109,26 @@ def load(
         dtype=number,
         device=place,
         quantised=bool(formats),
+        adapter=adapter,
     )
+
+
+def restore_base(network: Network, adapter: Adapter) -> None:
+    """Give the adapted weights of a plain network, which hold base and adapter, the base's values from its files."""
+    path = _find(adapter.base)
+    weights = (_from_gguf(path) if path.is_file() else _from_directory(path)).weights
+    try:
+        with torch.no_grad():
+            for module in adapter.modules:
+                weights.read(f"{module}.weight", network.get_parameter(f"{module}.weight"))
+    finally:
+        weights.close()
+
+
+def _adapter(path: Path) -> Adapter | None:
+    """The adapter at this path, if that is what is there."""
+    is_adapter = path.is_dir() and (path / CONFIG).exists() and not (path / "config.json").exists()
+    return Adapter.read(path) if is_adapter else None
 
 
 def _formats(
@@ -125,7 +150,7 @@ def _find(name: str) -> Path:
     path = Path(name).expanduser()
     if name in catalog() or not path.exists():
         path = locate(name) or pull(name)
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not any((path / name).exists() for name in CONFIGURATIONS):
         ggufs = sorted(path.glob("*.gguf"))
         if len(ggufs) > 1:
             raise UnknownModel(f"{path} has {len(ggufs)} .gguf files; name one, for example {ggufs[0]}")

@@ -18,6 +18,7 @@ from millet.kernels.linear import LinearGroup
 from millet.kernels.matrix import Matrix
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import library
+from millet.models.adapter import Adapter
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import save
 from millet.models.config import ModelConfig
@@ -47,6 +48,8 @@ class Model:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quantised: bool = False
     """Whether some weights are 8-bit or 4-bit; then the cache is fp16, and no gradient reaches the weights."""
+    adapter: Adapter | None = None
+    """What its weights have in them beside those of a base model, where it was loaded as these two."""
     layout: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Held while the network runs in an engine, and while its weights are laid out anew (packed, unpacked)."""
 
@@ -71,7 +74,7 @@ class Model:
             with self.layout:
                 self.network.unpack()
         for ids in sequences:
-            self._check(ids)
+            self.check(ids)
         lengths = [max(0, len(ids) - 1) for ids in sequences]
         if not any(lengths):
             return [torch.empty(0, device=self.device) for _ in sequences]
@@ -88,7 +91,7 @@ class Model:
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """What the model says after each token of one sequence, without gradients. fp32 [len(ids), V]"""
-        self._check(ids)
+        self.check(ids)
         ids_T = self._packed([ids])
         with torch.inference_mode(), self.layout:
             if self.native:
@@ -127,7 +130,8 @@ class Model:
     def _packed(self, sequences: list[Sequence[int]]) -> Tensor:
         return torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64, device=self.device)
 
-    def _check(self, ids: Sequence[int]) -> None:
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises PromptTooLong for a sequence longer than the context, BadRequest for an id outside the vocabulary."""
         if len(ids) > self.config.max_position_embeddings:
             raise PromptTooLong(
                 f"a sequence of {len(ids)} tokens is longer than the {self.config.max_position_embeddings} "

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from millet.kernels.attention import Attention
 from millet.kernels.linear import LinearGroup, Table
@@ -50,6 +52,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.rope = Rope(config.rope)
+        self.checkpointing = False
+        """Whether a forward under autograd keeps only what goes into each layer, and computes the rest again."""
         # The head comes first, so that `named_parameters`, which lists a shared parameter once, uses its main name.
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -71,7 +75,10 @@ class Network(nn.Module):
         x_TD = self.vocabulary.embed(ids_T)
         rotation = self.rope(attention.positions_T)
         for layer in islice(self.model.layers, self.config.num_layers):
-            x_TD = layer(x_TD, rotation, attention)
+            if self.checkpointing and torch.is_grad_enabled():
+                x_TD = checkpoint(layer, x_TD, rotation, attention, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_TD = layer(x_TD, rotation, attention)
         return self.model.norm(x_TD)
 
     def head(self, hidden_ND: Any) -> Any:
@@ -98,7 +105,12 @@ class Network(nn.Module):
         return any(group.packed for group in self.groups())
 
     def pack(self, choose: Callable[[Any], Format] = lambda module: Format.F32) -> None:
-        """Lay the weights out for inference, as far as the device and their type allow; see `LinearGroup.pack`."""
+        """Lay the weights out for inference, as far as the device and their type allow; see `LinearGroup.pack`.
+
+        Those of a network in training (`train()`) stay as they are; the native kernels then compute with copies.
+        """
+        if self.training:
+            return
         for group in self.groups():
             group.pack(choose)
 

@@ -1,0 +1,110 @@
+"""Log-probabilities of given tokens from hidden states: the output head with its softmax, a chunk of rows at a time.
+
+The logits of all rows, [N, V], never exist. What is kept for the gradient has the size of the hidden states:
+
+- A frozen head needs no second product: the gradient of log p(t) by a hidden state, W_t - sum_v p_v W_v, is computed
+  with the chunk's logits, and backward only scales it.
+- A head that is trained needs p itself, which each chunk computes again in backward.
+
+Shape legend: N rows, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from millet.kernels.draw import log_probabilities
+from millet.kernels.gradients import product
+
+LOGITS = 1 << 24  # in memory at once, and as many probabilities: 64 MB each in fp32
+
+Head = Callable[[Tensor], Tensor]
+
+
+def target_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None = None) -> Tensor:
+    """Log-probability of each row's target. fp32 [N], differentiable by hidden states and head weight.
+
+    exact: how the engine computes logits [N, V]; the result then has the bits of the engine's own.
+    """
+    logprobs_N: Tensor = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, False)[0]
+    return logprobs_N
+
+
+def target_logprobs_and_entropies(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None = None
+) -> tuple[Tensor, Tensor]:
+    """Also the entropy of each row's distribution in nats, without a gradient. fp32 [N] each"""
+    logprobs_N, entropies_N = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, True)
+    return logprobs_N, entropies_N
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None, with_entropies: bool
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, entropies, slopes = [], [], []
+        sloped = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        for rows in _chunks(hidden_ND, weight_VD):
+            logits_NV = exact(hidden_ND[rows]) if exact else _logits(hidden_ND[rows], weight_VD)
+            all_NV = logits_NV.log_softmax(-1)
+            own_N = all_NV.gather(1, targets_N[rows, None])[:, 0]
+            if exact:
+                own_N = torch.tensor(log_probabilities(logits_NV, targets_N[rows].tolist()))
+            del logits_NV
+            logprobs.append(own_N)
+            if with_entropies:
+                entropies.append(-(all_NV.exp() * all_NV).sum(-1))
+            if sloped:
+                slopes.append(_errors(all_NV, targets_N[rows]).to(weight_VD.dtype) @ weight_VD)
+        ctx.sloped = sloped
+        if sloped:
+            ctx.save_for_backward(torch.cat(slopes))
+        else:
+            ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+        found = torch.cat(logprobs), torch.cat(entropies) if with_entropies else hidden_ND.new_empty(0)
+        ctx.mark_non_differentiable(found[1])
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        if ctx.sloped:
+            return ctx.saved_tensors[0] * grads[0][:, None], None, None, None, None
+        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
+        wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden_ND) if wanted_hidden else None
+        grad_weight = torch.zeros_like(weight_VD) if wanted_weight else None
+        for rows in _chunks(hidden_ND, weight_VD):
+            errors_NV = _errors(_logits(hidden_ND[rows], weight_VD).log_softmax(-1), targets_N[rows])
+            errors_NV = errors_NV.mul_(grads[0][rows, None]).to(weight_VD.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = errors_NV @ weight_VD
+            if grad_weight is not None:
+                grad_weight.addmm_(errors_NV.t(), hidden_ND[rows])
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _errors(logprobs_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """1 for the target minus the probabilities: the gradient of its log-probability by the logits. In place. [N, V]"""
+    errors_NV = logprobs_NV.exp_().neg_()
+    errors_NV[torch.arange(len(targets_N), device=targets_N.device), targets_N] += 1
+    return errors_NV
+
+
+def _logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    logits_NV = product(hidden_ND, weight_VD)
+    return logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
+
+
+def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+    """Of equal length, as nearly as can be: the last one is not a few rows."""
+    n = len(hidden_ND)
+    count = max(1, -(-n * len(weight_VD) // LOGITS))
+    size = max(1, -(-n // count))
+    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))

@@ -1,0 +1,189 @@
+"""A model under training: its trained parameters, the log-probabilities that losses are made of, and saving.
+
+    trainee = Trainee(model, LoraConfig(rank=16))
+    loss = -torch.cat(trainee.logprobs(sequences, first)).mean()
+
+Sequences go through the network packed, each seeing only itself. Consecutive ones that begin with the same prompt, as
+the replies of a group do, have it computed once.
+
+Shape legend: T rows of the packed batch, N rows with a target, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from millet.errors import BadRequest
+from millet.kernels.eager import Eager, EagerAttention, Native
+from millet.kernels.segments import SegmentAttention
+from millet.models.adapter import PREFIX, SUFFIX_A, SUFFIX_B, Adapter
+from millet.models.catalog import catalog
+from millet.models.load import restore_base
+from millet.models.model import Model
+from millet.models.weights import LAYER, unfilled
+from millet.train.lora import LoraConfig, LoRALinear, attach, continue_from
+from millet.train.loss import target_logprobs
+
+Ids = Sequence[int]
+
+
+class Trainee:
+    """Takes the model over: its network stays plain (an engine on it computes with copies) and carries the adapter.
+
+    lora: train an adapter on frozen weights; without it, all weights learn. A model that is itself base and adapter
+    goes on with that adapter. checkpointing: keep only what goes into each layer, and compute the rest again in
+    backward. exact: compute log-probabilities with the native kernels, in the bits of an exact engine, a third slower.
+    """
+
+    def __init__(
+        self, model: Model, lora: LoraConfig | None = None, checkpointing: bool = False, exact: bool = False
+    ) -> None:
+        if model.quantised:
+            raise BadRequest(f"{model.name} has quantised weights, which cannot learn; load it with dtype='float32'")
+        if exact and not model.native:
+            raise BadRequest("exact needs the native kernels and fp32 on a CPU; leave it out")
+        self.model = model
+        self._exact = exact
+        self._lora = lora
+        with model.layout:
+            model.network.unpack()
+            model.network.train()
+            model.network.checkpointing = checkpointing
+            self._adapted = self._with_adapter(lora) if lora else {}
+        if not lora:
+            for name, parameter in model.network.named_parameters():
+                parameter.requires_grad_(self._learns(name))
+        self.parameters: dict[str, nn.Parameter] = dict(self._named())
+        """The trained ones: by Hugging Face's names, or an adapter's by PEFT's."""
+
+    def logprobs(self, sequences: Sequence[Ids], first: Sequence[int] | None = None) -> list[Tensor]:
+        """Log-probability of every token from index first[i] (at least 1; by default 1) on, differentiable.
+
+        fp32 [max(0, len(ids) - first[i])] per sequence. The first tokens are computed only as far as others need them.
+        """
+        first = [1] * len(sequences) if first is None else first
+        for ids, start in zip(sequences, first, strict=True):
+            self.model.check(ids)
+            if start < 1:
+                raise BadRequest(f"first is {start}; the first token follows nothing, so it must be at least 1")
+        counts = [max(0, len(ids) - start) for ids, start in zip(sequences, first, strict=True)]
+        whole = [(ids, start) for ids, start, n in zip(sequences, first, counts, strict=True) if n]
+        if not whole:
+            return [torch.empty(0, device=self.model.device) for _ in sequences]
+        batch = _pack(whole, share=not self._exact)
+        device = self.model.device
+        ids_T = torch.tensor(batch.ids, device=device)
+        rows_N, targets_N = torch.tensor(batch.rows, device=device), torch.tensor(batch.targets, device=device)
+        return list(self._logprobs(ids_T, batch, rows_N, targets_N).split(counts))
+
+    def merged(self) -> Model:
+        """For inference: a network of its own, each adapted weight summed. What has no adapter is shared with it."""
+        network = unfilled(self.model.config).eval()
+        tensors = dict(self.model.network.named_parameters())
+        for name, _ in list(network.named_parameters()):
+            owner, _, attribute = name.rpartition(".")
+            adapted = self._adapted.get(owner)
+            values = tensors[name] if adapted is None else adapted.weight
+            wanted = nn.Parameter(values.detach(), requires_grad=self._learns(name))
+            setattr(network.get_submodule(owner), attribute, wanted)
+        return replace(self.model, network=network, adapter=None, layout=threading.RLock())
+
+    def save(self, directory: str | Path) -> None:
+        """Write a Hugging Face directory, or a PEFT directory with an adapter: all of it or nothing."""
+        if self._lora is None:
+            return self.model.save(directory)
+        modules = {name: module.factors for name, module in self._adapted.items()}
+        Adapter(self._base, modules).write(directory, self._lora.rank, self._lora.alpha)
+        return None
+
+    @property
+    def _base(self) -> str:
+        """What an adapter's directory names as its base."""
+        model = self.model
+        if model.adapter is not None:
+            return model.adapter.base
+        return model.name if model.name in catalog() else str(model.path.absolute())
+
+    def _with_adapter(self, lora: LoraConfig) -> dict[str, LoRALinear]:
+        network, known = self.model.network, self.model.adapter
+        if known is not None:
+            restore_base(network, known)
+        adapted = attach(network, lora)
+        if known is not None:
+            continue_from(adapted, known, lora)
+        return adapted
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        if not self._adapted:
+            yield from ((n, p) for n, p in self.model.network.named_parameters() if p.requires_grad)
+        for name, module in self._adapted.items():
+            yield f"{PREFIX}{name}{SUFFIX_A}", module.lora_A
+            yield f"{PREFIX}{name}{SUFFIX_B}", module.lora_B
+
+    def _learns(self, name: str) -> bool:
+        """Neither the bias that balances experts nor modules for multi-token prediction have a part in the loss."""
+        layer = LAYER.match(name)
+        predicts_further = layer is not None and int(layer[1]) >= self.model.config.num_layers
+        return not (predicts_further or name.endswith("e_score_correction_bias"))
+
+    def _logprobs(self, ids_T: Tensor, batch: _Batch, rows_N: Tensor, targets_N: Tensor) -> Tensor:
+        model, network = self.model, self.model.network
+        weight_VD = network.vocabulary.head.modules[0].weight
+        if not self._exact:
+            attention = SegmentAttention(batch.lengths, batch.parents, model.device)
+            return target_logprobs(network(ids_T, attention)[rows_N], weight_VD, targets_N)
+        eager = Eager(ids_T, batch.lengths)
+        hidden_TD = network(eager.ids, EagerAttention(eager, model.cache_dtype)).tensor
+
+        def logits(hidden_ND: Tensor) -> Tensor:
+            logits_NV: Tensor = network.head(Native(eager, hidden_ND)).tensor
+            return logits_NV
+
+        return target_logprobs(hidden_TD[rows_N], weight_VD, targets_N, exact=logits)
+
+
+@dataclass
+class _Batch:
+    """Sequences laid end to end as segments: `parents[i]` is the segment that segment i continues. Row `rows[n]` has
+    to say how likely `targets[n]` is, in the sequences' order."""
+
+    ids: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    parents: list[int | None] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+    def add(self, ids: Ids, parent: int | None = None) -> range:
+        """A segment; returns its rows."""
+        start = len(self.ids)
+        self.ids += ids
+        self.lengths.append(len(ids))
+        self.parents.append(parent)
+        return range(start, len(self.ids))
+
+
+def _pack(sequences: Iterable[tuple[Ids, int]], share: bool) -> _Batch:
+    """Each sequence with the index of its first target. The last token of each is only a target."""
+    batch = _Batch()
+    for prompt, group in groupby(sequences, lambda each: tuple(each[0][: each[1]])):
+        members = [ids for ids, _ in group]
+        start = len(prompt)
+        if len(members) > 1 and share:
+            parent = len(batch.lengths)
+            last = batch.add(prompt)[-1]
+            for ids in members:
+                own = batch.add(ids[start:-1], parent) if len(ids) > start + 1 else ()
+                batch.rows += [last, *own]
+                batch.targets += ids[start:]
+        else:
+            for ids in members:
+                batch.rows += batch.add(ids[:-1])[start - 1 :]
+                batch.targets += ids[start:]
+    return batch
