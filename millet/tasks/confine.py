@@ -20,11 +20,11 @@ _LANDLOCK = (444, 445, 446)  # create_ruleset, add_rule, restrict_self: the same
 _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute (shared libraries), read files, list directories
 
 # What code that computes something never calls: sockets, new processes and threads, other programs, signals to others,
-# leaving the process group, looking into other processes, and ways around this filter.
-_X86_64 = [41, 42, 43, 44, 49, 50, 53, 56, 57, 58, 59, 62, 101, 109, 112, 165, 200, 234, 248, 249, 250, 272, 298, 310]
-_X86_64 += [311, 321, 322, 424, 425, 434, 435]
-_ARM64 = [198, 199, 200, 201, 202, 203, 206, 220, 221, 129, 130, 131, 117, 154, 157, 40, 97, 270, 271, 281, 280, 217]
-_ARM64 += [218, 219, 241, 424, 425, 434, 435]
+# leaving the process group, looking into other processes, outliving the grader, and ways around this filter.
+_X86_64 = [41, 42, 43, 44, 49, 50, 53, 56, 57, 58, 59, 62, 101, 109, 112, 129, 157, 165, 200, 234, 248, 249, 250, 272]
+_X86_64 += [297, 298, 308, 310, 311, 321, 322, 424, 425, 434, 435]
+_ARM64 = [198, 199, 200, 201, 202, 203, 206, 220, 221, 129, 130, 131, 117, 154, 157, 138, 167, 40, 97, 270, 271, 281]
+_ARM64 += [280, 217, 218, 219, 240, 241, 268, 424, 425, 434, 435]
 _MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _ARM64)}
 
 

@@ -7,7 +7,9 @@ what is not right are not paid out: they reward lists of candidates, the prompt 
 
 from __future__ import annotations
 
+import io
 import random
+from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +42,8 @@ class GymTask:
         for _ in range(_TRIES):
             config = self._config(level, seed=rng.getrandbits(31))  # numpy's generators take no more than 32 bits
             try:
-                entry = build(config)[0]
+                with redirect_stdout(io.StringIO()):  # some print, and standard output may be a program's to read
+                    entry = build(config)[0]
             except (ValueError, RuntimeError, AssertionError):
                 continue
             answer = entry["answer"]

@@ -115,6 +115,7 @@ def test_tests_may_be_one_text(tmp_path: Path):
         "threading.Thread(target=print).start()",
         "os.kill(os.getppid(), 0)",
         "os.setsid()",
+        "__import__('ctypes').CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0) == 0 or os.setsid()",
         "os.setpgid(0, 0)",
         "open('/etc/passwd').read()",
         "os.listdir(os.path.expanduser('~root'))",

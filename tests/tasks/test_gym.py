@@ -77,6 +77,12 @@ def test_python_is_not_an_answer():
     assert (grade.score, grade.reason) == (0, "not an answer")
 
 
+def test_generators_that_print_do_not_print_here(capsys: pytest.CaptureFixture[str]):
+    for index in range(3):
+        draw(GymTask("bf"), "train", 0, index)
+    assert capsys.readouterr().out == ""
+
+
 def test_datasets_that_there_are_not():
     for name in ("chain_sums", "composite"):
         with pytest.raises(UnknownTask):
