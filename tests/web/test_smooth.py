@@ -78,8 +78,8 @@ def test_a_long_reply_behind_a_long_conversation(site: Site, browser: Any, page:
     assert len(tasks) > 100  # the trace saw the page
     print(f"{form}: {len(tasks)} tasks, the longest {max(tasks):.0f} ms, together {sum(tasks) / 1000:.1f} s")
     assert max(tasks) <= LONGEST
-    # A long reply that has ended is drawn in pieces.
-    page.wait_for_function("() => [...document.querySelectorAll('.answer')].at(-1).innerText.length > 50000")
+    # A long reply that has ended is drawn in pieces, and laid out where it is in view.
+    page.wait_for_function("() => [...document.querySelectorAll('.answer')].at(-1).textContent.length > 50000")
 
 
 def test_all_turns_can_be_reached(site: Site, page: Any) -> None:
