@@ -168,3 +168,22 @@ def test_the_model_that_comes_out_is_the_one_that_was_trained(tmp_path: Path) ->
     assert tree_hash(tmp_path / "toy" / "model.safetensors") != tree_hash(
         tmp_path / "out" / "1-sft" / "model" / "model.safetensors"
     )
+
+
+def test_an_adapter_goes_on_in_the_next_stage(tmp_path: Path) -> None:
+    lora = STAGE.replace("3e-3", "3e-2") + "[stage.lora]\nrank = 4\nalpha = 8\n"
+    recipe = read_recipe(write_toy(tmp_path, stages=lora + lora))
+    whole = train(recipe, tmp_path / "whole", Heard())
+    adapter = tmp_path / "whole" / "2-sft-2" / "model"
+    assert (adapter / "adapter_model.safetensors").exists()
+    assert json.loads((adapter / "lineage.json").read_text())["parents"].keys() == {"sft"}
+    assert millet.load(adapter).config.hidden_size == 32
+    first, second = (read_log(tmp_path / "whole" / name / "metrics.jsonl") for name in ("1-sft", "2-sft-2"))
+    learned = first[0]["loss"] - first[-1]["loss"]
+    assert learned > 3
+    assert first[0]["loss"] - second[0]["loss"] > learned / 2, "it begins where the first ended"
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "out", Interrupting(at=8))
+    again = train(recipe, tmp_path / "out", Heard())
+    for name in ("sft", "sft-2"):
+        assert again["stages"][name]["sha256"] == whole["stages"][name]["sha256"]
