@@ -42,7 +42,7 @@ class Row:
 
 def check(task: Task, graders: Graders, problems: int = PROBLEMS, seed: int = 0) -> list[Row]:
     """Grade every kind of reply for so many problems, spread over the levels. Raises what `draw` raises."""
-    drawn = [draw(task, "train", index % task.levels, index, seed) for index in range(problems)]
+    drawn = [draw(task, "train", index * task.levels // problems, index, seed) for index in range(problems)]
     rng = random.Random(seed)
     cases = [case for problem in drawn for case in _replies(problem, _others(problem, drawn), rng)]
     kinds = list(dict.fromkeys(kind for kind, _, _ in cases))

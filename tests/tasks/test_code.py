@@ -66,7 +66,7 @@ def test_programs_are_judged_by_what_they_print(tmp_path: Path):
         "import builtins\nbuiltins.eval = lambda *a: 4\nbuiltins.repr = lambda v: '4'",
         "def f(x):\n    import json\n    return [t for t in json.load(open('job.json'))['calls']]",
         "def f(x): raise ValueError",
-        "import sys\nsys.setrecursionlimit(10**6)\ndef f(x): return f(x)",
+        "def f(x): return f(x)",
         "open('results', 'w').write('\"4\"\\n' * 100)\nimport os; os._exit(0)",
         "import os\nos.symlink('/etc/passwd', 'elsewhere')\nos.replace('elsewhere', 'results')",
         "def f(x): return [[]] * 10**9",
