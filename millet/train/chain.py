@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,20 @@ from millet.train.stage import FROM_STAGE, MODEL, Context, Stage
 def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]:
     """Run a recipe in the folder `out`, going on with what is there; the lineage of the whole chain.
 
-    Raises MilletError for what cannot work, for a folder that another run is using or that has a run of another recipe;
-    Stopped when a signal came; whatever a stage raises. What was done till then is kept.
+    Raises MilletError for what cannot work, for a folder that another run is using or that has a run of another recipe,
+    and for a full disk; Stopped when a signal came; whatever a stage raises. What was done till then is kept.
     """
-    out = Path(out)
     _check(recipe)
+    try:
+        return _train(recipe, Path(out), progress)
+    except OSError as error:
+        place = error.filename or out
+        raise MilletError(
+            f"cannot write to {place} ({error.strerror or error}); make room and run the same command to go on"
+        ) from error
+
+
+def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     with _only_one(out):
         write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8"))
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
@@ -118,8 +127,11 @@ def _run(recipe: Recipe, stage: Stage, parent: str, context: Context) -> dict[st
         if outcome.artifact.is_dir():
             write_lineage(outcome.artifact, lineage)
         write_lineage(folder, lineage)
-    finally:
-        write_report(folder, now, recipe)
+    except BaseException:
+        with suppress(OSError):  # a full disk, say, which the error tells already
+            write_report(folder, now, recipe)
+        raise
+    write_report(folder, now, recipe)
     return lineage
 
 

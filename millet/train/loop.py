@@ -97,6 +97,7 @@ class Loop:
         self._method, self._parameters, self._steps, self._settings = method, dict(parameters), steps, settings
         self._folder, self._arithmetic = folder, arithmetic
         self._gpu = any(p.is_cuda for p in parameters.values())
+        self._watch = Stopwatch(self._gpu)
         self._optimizer = Optimizer(parameters, settings.optimizer)
         self._checkpoints = Checkpoints(folder / "checkpoints")
         self._sizes = {"metrics": 0, "samples": 0}  # bytes of the step logs that belong to the steps done
@@ -122,13 +123,13 @@ class Loop:
 
     def _run(self, progress: Progress) -> None:
         metrics, samples = (StepLog(self._folder / f"{name}.jsonl", size) for name, size in self._sizes.items())
-        watch = Stopwatch(self._gpu)
+        self.ledger.add(self._watch.lap())  # of the pre-flight
         with metrics, samples, Signals() as signals:
             for record in metrics.dropped:  # computed for nothing, and paid for all the same
                 self.ledger.add(Ledger.of(record["cost"]))
             stopping = False
             while self.done < self._steps and not stopping:
-                record = self._step(watch)
+                record = self._step()
                 metrics.write(record)
                 if (sample := self._method.sample()) is not None:
                     samples.write({"step": record["step"], **sample})
@@ -136,10 +137,10 @@ class Loop:
                 if self.done % self._settings.checkpoint_every == 0 or self.done == self._steps or stopping:
                     self._sizes = {"metrics": metrics.sync(), "samples": samples.sync()}
                     self._save()
-                    self.ledger.add(watch.lap())  # after the step's own lap, so that its speed is the step's
+                    self.ledger.add(self._watch.lap())  # after the step's own lap, so that its speed is the step's
                 progress.step(self.done, record)
 
-    def _step(self, watch: Stopwatch) -> dict[str, Any]:
+    def _step(self) -> dict[str, Any]:
         step = self.done
         share = self._settings.schedule.at(step, self._steps)
         loss, tokens, sampled, norm = 0.0, 0, 0, None
@@ -153,7 +154,7 @@ class Loop:
             norm = self._finite(self._optimizer.norm(), "norm of the gradients")
             self._optimizer.step(share, norm)
         self.done += 1
-        cost = watch.lap()
+        cost = self._watch.lap()
         cost.tokens, cost.sampled_tokens = tokens, sampled
         cost.flops = self._arithmetic.flops(tokens, sampled)
         self.ledger.add(cost)

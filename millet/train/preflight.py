@@ -22,8 +22,8 @@ from millet.train.ledger import Prices
 from millet.train.loop import Method
 from millet.train.optimizer import OptimizerSettings, state_bytes
 
-TIMED = 2  # steps; one before them warms up, where the run is long enough for that not to matter
-SHORT = 20
+TIMED = 3  # steps at most; the first warms up and does not count where there are others
+PATIENCE = 20.0  # seconds after which no other is timed
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,11 @@ def forecast(
     available = _available(parameters)
     with _Unchanged(method, parameters):
         notes = method.check()
+    with _Unchanged(method, parameters):
         before = _used(gpu)
-        seconds = [_time_step(method, parameters, step) for step in range(1 if steps < SHORT else 1 + TIMED)]
+        seconds = [_time_step(method, parameters, 0)]
+        while len(seconds) < min(TIMED, steps) and sum(seconds) < PATIENCE:
+            seconds.append(_time_step(method, parameters, len(seconds)))
         activations = max(0, _peak(gpu) - before)
     timed = seconds[1:] or seconds
     total = sum(timed) / len(timed) * steps

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ import millet
 from millet.errors import BadRequest, MilletError, OutOfMemory
 from millet.kernels.cpu import Memory
 from millet.models.checkpoint import SafetensorsWeights
-from millet.train import preflight
+from millet.train import chain, preflight
 from millet.train.chain import train
 from millet.train.lineage import tree_hash
 from millet.train.metrics import read_log
@@ -187,3 +188,19 @@ def test_an_adapter_goes_on_in_the_next_stage(tmp_path: Path) -> None:
     again = train(recipe, tmp_path / "out", Heard())
     for name in ("sft", "sft-2"):
         assert again["stages"][name]["sha256"] == whole["stages"][name]["sha256"]
+
+
+def test_a_disk_that_is_full_between_the_steps_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read_recipe(write_toy(tmp_path, epochs=1))
+
+    def full(folder: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "write_lineage", full)
+        patch.setattr(chain, "write_report", full)
+        with pytest.raises(MilletError, match=r"1-sft.* \(No space left on device\); make room"):
+            train(recipe, tmp_path / "out", Heard())
+    heard = Heard()
+    train(recipe, tmp_path / "out", heard)
+    assert not heard.steps, "all of them were saved"
