@@ -143,6 +143,10 @@ def test_the_focus_stays_where_the_person_is(chat: Chat) -> None:
     chat.page.get_by_role("menuitem", name="Rename").click()
     chat.page.keyboard.press("Escape")
     expect(entry.get_by_role("link")).to_be_focused()
+    chat.page.set_viewport_size({"width": 390, "height": 844})
+    chat.button("Open the list of conversations").click()
+    chat.page.get_by_role("dialog").get_by_role("link", name="Uno", exact=True).click()
+    expect(chat.button("Open the list of conversations")).to_be_focused()
 
 
 def test_keys_of_an_input_method_are_its_own(chat: Chat, site: Site) -> None:

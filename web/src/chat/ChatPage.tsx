@@ -160,7 +160,7 @@ function keyOf(store: ConversationStore): number {
 
 function Title({ store }: { store: ConversationStore }) {
   const t = useTexts();
-  const { id, title } = useStore(store.store);
+  const { id, title, missing } = useStore(store.store);
   const listed = useList().conversations.find((each) => each.id === id);
   const [renaming, setRenaming] = useState(false);
   const heading = useFocusBack<HTMLHeadingElement>(renaming);
@@ -181,6 +181,7 @@ function Title({ store }: { store: ConversationStore }) {
         maxLength={200}
         // biome-ignore lint/a11y/noAutofocus: the person has just asked to write here
         autoFocus
+        onFocus={(event) => event.target.select()}
         onBlur={(event) => finish(event.target.value)}
         onKeyDown={(event) => {
           if (event.key === "Enter" && !event.nativeEvent.isComposing) event.currentTarget.blur();
@@ -189,7 +190,7 @@ function Title({ store }: { store: ConversationStore }) {
       />
     );
   }
-  const conversation = id === null ? null : (listed ?? { id, title, created: 0, updated: 0 });
+  const conversation = id === null || missing ? null : (listed ?? { id, title, created: 0, updated: 0 });
   return (
     <>
       <h1 ref={heading} tabIndex={-1} dir="auto">
@@ -208,7 +209,13 @@ function Title({ store }: { store: ConversationStore }) {
 function Drawer({ onClose, children }: { onClose: () => void; children: React.ReactNode }) {
   const t = useTexts();
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => ref.current?.showModal(), []);
+  useEffect(() => {
+    const before = document.activeElement;
+    ref.current?.showModal();
+    return () => {
+      if (before instanceof HTMLElement) before.focus(); // until a conversation's box takes it
+    };
+  }, []);
   return (
     // biome-ignore lint/a11y/useKeyWithClickEvents: the backdrop is for pointers; keys have Escape
     <dialog
