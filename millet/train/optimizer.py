@@ -106,6 +106,8 @@ class Optimizer:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
             self._adamw.step()
+            # The fused kernel writes unseen; copies of weights are made anew where their version has changed.
+            torch.autograd.graph.increment_version([p for p in self._masters.values() if p.grad is not None])
         self.clear()
         with torch.no_grad():
             for name, parameter in self._parameters.items():

@@ -34,6 +34,7 @@ from millet.train.stage import Stage
 # Where the dataclass of each kind of stage is.
 KINDS = {
     "sft": ("millet.train.sft", "SftStage"),
+    "grpo": ("millet.train.grpo", "GrpoStage"),
 }
 
 Table = TypeVar("Table")

@@ -34,14 +34,16 @@ class Group:
 
 
 class Rollouts:
-    """think: as for a reply; a budget is none here. max_tokens: of a reply, thought included."""
+    """think: as for a reply; a budget is none here. max_tokens: of a reply, thought included. temperature: 1 where the
+    log-probabilities are to be those of the policy that sampled."""
 
-    def __init__(self, assistant: Assistant, *, think: Think, max_tokens: int) -> None:
+    def __init__(self, assistant: Assistant, *, think: Think, max_tokens: int, temperature: float = 1.0) -> None:
         if think not in ("on", "off"):
             raise BadRequest(f'think is {think!r}; a model is taught with "on" or "off"')
         self._assistant = assistant
         self._think: Think = think
         self._max_tokens = max_tokens
+        self._temperature = temperature
 
     def longest_prompt(self) -> int:
         """Tokens that a question may have, for a whole reply to fit behind it."""
@@ -65,7 +67,9 @@ class Rollouts:
                         f"a question is {len(each.prompt)} tokens long and the context leaves {self.longest_prompt()} "
                         f"beside a reply of {self._max_tokens}; lower max_tokens, or take shorter questions"
                     )
-                sampling = Sampling(temperature=1.0, n=replies, max_tokens=self._max_tokens, seed=seed, logprobs=True)
+                sampling = Sampling(
+                    temperature=self._temperature, n=replies, max_tokens=self._max_tokens, seed=seed, logprobs=True
+                )
                 generations.append(self._assistant.engine.submit(each.prompt, sampling))
             completions = [generation.result() for generation in generations]
         except BaseException:

@@ -84,11 +84,12 @@ class TrainingStage(Stage, LoopSettings):
     """A stage that changes weights in the shared loop.
 
     lora: train an adapter and leave the model as it is; by default all weights learn. checkpointing: keep fewer
-    activations and compute them twice, where memory is short.
+    activations and compute them twice, where memory is short. exact: compute in the bits of an exact engine.
     """
 
     lora: LoraConfig | None = None
     checkpointing: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         Stage.__post_init__(self)
@@ -102,7 +103,7 @@ class TrainingStage(Stage, LoopSettings):
         gpu = torch.device(context.device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda"
         model = load(context.base, dtype="bfloat16" if gpu else "float32", device=context.device)
         torch.manual_seed(context.seed)
-        trainee = Trainee(model, self.lora, self.checkpointing)
+        trainee = Trainee(model, self.lora, self.checkpointing, self.exact)
         method, steps = self.prepare(trainee, context)
         check_room(trainee.parameters, self.optimizer, context.folder)
         trained = sum(p.numel() for p in trainee.parameters.values())

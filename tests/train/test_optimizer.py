@@ -176,3 +176,13 @@ def test_muon_is_for_matrices_between_layers() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadRequest, match=f"optimizer.{next(iter(wrong))}"):
         OptimizerSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_whoever_keeps_a_copy_sees_that_a_weight_has_changed(kind: Any) -> None:
+    weights = {"layer.weight": nn.Parameter(torch.ones(4, 4)), "layer.bias": nn.Parameter(torch.ones(4))}
+    optimizer = Optimizer(weights, OptimizerSettings(kind=kind))
+    before = {name: weight._version for name, weight in weights.items()}
+    sum(weight.square().sum() for weight in weights.values()).backward()
+    optimizer.step(1.0, optimizer.norm())
+    assert all(weight._version > before[name] for name, weight in weights.items())

@@ -1,0 +1,360 @@
+"""Group relative policy optimisation: replies are sampled, graded, and made likelier or less likely than their group.
+
+A step draws questions at the levels where the model has something to learn, samples a group of replies to each, grades
+them, and differentiates `policy_loss`. Groups whose replies are all worth the same teach nothing: others are sampled in
+their place. The log-probabilities that the sampler gave are the old ones of the objective; in exact mode they are the
+bits that the trainer computes before its step, which `mismatch` in the metrics shows.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from millet.engine.engine import Engine
+from millet.errors import BadRequest
+from millet.reasoning.assistant import Assistant
+from millet.reasoning.reply import Reply
+from millet.tasks.draw import draw
+from millet.tasks.find import find_task
+from millet.tasks.grading import Counts, Graders
+from millet.tasks.task import Grade, Problem, Task
+from millet.train.ladder import Ladder
+from millet.train.loop import MicroBatch
+from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
+from millet.train.rewards import Language, format_reward, language_consistency
+from millet.train.rollout import Group, Rollouts, Sample
+from millet.train.stage import Context, TrainingStage
+from millet.train.trainee import Trainee
+
+Graded = tuple[Task, Problem, Reply]
+
+
+class Judges(Protocol):
+    """What of `Graders` is needed."""
+
+    @property
+    def counts(self) -> Mapping[str, Counts]: ...
+    def grade(self, replies: Sequence[Graded]) -> list[Grade]: ...
+
+
+class Learner(Protocol):
+    """What of a `Trainee` is needed."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]: ...
+    def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]: ...
+
+
+class Sampler(Protocol):
+    """What of `Rollouts` is needed."""
+
+    def refresh(self) -> None: ...
+    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings:
+    """questions: groups of a step. replies: to each. rounds: how often groups without signal are replaced; those that
+    have none after that are left out. format_reward, language_reward: weights beside accuracy's 1. language: of the
+    replies, for the latter. overlong_margin: tokens below the longest reply from where length costs reward, 0 for
+    nowhere. micro_tokens: of one pass through the model. reference_every: steps after which the reference becomes the
+    model of then (objective.kl).
+    """
+
+    questions: int = 4
+    replies: int = 8
+    max_tokens: int = 256
+    rounds: int = 3
+    objective: Objective = field(default_factory=Objective)
+    format_reward: float = 1.0
+    language_reward: float = 0.0
+    language: Language = "en"
+    overlong_margin: int = 0
+    micro_tokens: int = 4096
+    reference_every: int = 400
+
+    def __post_init__(self) -> None:
+        if self.replies < 2:
+            raise BadRequest(f"replies is {self.replies}; a group needs at least 2 to be compared")
+        for name in ("questions", "max_tokens", "rounds", "micro_tokens", "reference_every"):
+            if getattr(self, name) < 1:
+                raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A group with its question, grades, and rewards (fp32 [G])."""
+
+    task: Task
+    level: int
+    problem: Problem
+    group: Group
+    grades: list[Grade]
+    rewards: Tensor
+
+    @property
+    def signal(self) -> bool:
+        return bool(self.rewards.max() > self.rewards.min())
+
+
+class GrpoMethod:
+    """The method of `loop.Loop`."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        sampler: Sampler,
+        tasks: Sequence[Task],
+        judges: Judges,
+        settings: GrpoSettings,
+        seed: int,
+    ) -> None:
+        if len({task.name for task in tasks}) < len(tasks) or not tasks:
+            raise BadRequest("name every task once, and at least one")
+        self._learner, self._sampler, self._judges = learner, sampler, judges
+        self._tasks = {task.name: task for task in tasks}
+        self._settings, self._seed = settings, seed
+        self.ladder = Ladder({task.name: task.levels for task in tasks})
+        self._drawn: Counter[str] = Counter()
+        self._reference: dict[str, Tensor] = {}
+        self._metrics: dict[str, float | None] = {}
+        self._sample: dict[str, Any] | None = None
+
+    def check(self) -> list[str]:
+        """A first round of replies shows whether there is anything to learn from."""
+        before = self.state()
+        scored = self._round(random.Random(f"check {self._seed}"), self._settings.questions)
+        self.restore(before)  # a run that goes on does not check again, and must do the same
+        passed = [grade.score for each in scored for grade in each.grades]
+        signal = sum(each.signal for each in scored)
+        if len({reward for each in scored for reward in each.rewards.tolist()}) < 2:
+            raise BadRequest(
+                f"all {len(passed)} replies of a first round got the same reward; "
+                "find the levels with signal by `millet task band`, or give more replies or questions"
+            )
+        rate = sum(passed) / len(passed)
+        return [f"first round: {rate:.0%} right, {signal} of {len(scored)} questions with signal"]
+
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        settings = self._settings
+        began = time.perf_counter()
+        self._sampler.refresh()
+        tried = self._collect(random.Random(f"{self._seed} {step}"))
+        kept = [each for each in tried if each.signal][: settings.questions]
+        sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples)
+        self._measure(tried, time.perf_counter() - began)
+        if settings.objective.kl and step % settings.reference_every == 0:
+            self._reference = {name: p.detach().clone() for name, p in self._learner.parameters.items()}
+        rows = self._rows(kept)
+        totals = {"replies": len(rows), "tokens": sum(len(sample.token_ids) for _, sample, _ in rows)}
+        drift, clipped, kl = _Mean(), _Mean(), _Mean()
+        largest = 0.0
+        for part in _parts(rows, settings.micro_tokens):
+            sequences = [[*prompt, *sample.token_ids] for prompt, sample, _ in part]
+            first = [len(prompt) for prompt, _, _ in part]
+            reference = self._of_reference(sequences, first) if settings.objective.kl else None
+            found = policy_loss(
+                self._learner.logprobs(sequences, first),
+                [torch.tensor(sample.logprobs) for _, sample, _ in part],
+                [advantage for _, _, advantage in part],
+                settings.objective,
+                reference,
+                **totals,
+            )
+            size = sum(len(sample.token_ids) for _, sample, _ in part)
+            drift.add(found.drift, size)
+            clipped.add(found.clipped, size)
+            kl.add(found.kl, size)
+            largest = max(largest, found.largest_drift)
+            yield MicroBatch(found.loss, sum(map(len, sequences)), sampled)
+            sampled = 0
+        self._metrics |= {
+            "mismatch": drift.value,
+            "mismatch_largest": largest if rows else None,
+            "clipped": clipped.value,
+            "kl": kl.value,
+        }
+
+    def metrics(self) -> Mapping[str, float | None]:
+        return self._metrics
+
+    def sample(self) -> Mapping[str, Any] | None:
+        return self._sample
+
+    def state(self) -> dict[str, Any]:
+        return {"ladder": self.ladder.state(), "drawn": dict(self._drawn), "reference": self._reference}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.ladder.restore(state["ladder"])
+        self._drawn = Counter(state["drawn"])
+        self._reference = dict(state["reference"])
+
+    def _collect(self, rng: random.Random) -> list[Scored]:
+        """Rounds of groups until enough have signal."""
+        tried: list[Scored] = []
+        for _ in range(self._settings.rounds):
+            missing = self._settings.questions - sum(each.signal for each in tried)
+            if missing <= 0:
+                break
+            tried += self._round(rng, missing)
+        return tried
+
+    def _round(self, rng: random.Random, questions: int) -> list[Scored]:
+        names = [rng.choice(sorted(self._tasks)) for _ in range(questions)]
+        levels = [self.ladder.level(name) for name in names]
+        problems = []
+        for name, level in zip(names, levels, strict=True):
+            problems.append(draw(self._tasks[name], "train", level, self._drawn[name], self._seed))
+            self._drawn[name] += 1
+        seeds = [rng.randrange(2**62) for _ in names]
+        groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
+        tasks = [self._tasks[name] for name in names]
+        grades = iter(
+            self._judges.grade(
+                [
+                    (task, problem, sample.reply)
+                    for task, problem, group in zip(tasks, problems, groups, strict=True)
+                    for sample in group.samples
+                ]
+            )
+        )
+        scored = []
+        for task, level, problem, group in zip(tasks, levels, problems, groups, strict=True):
+            given = [next(grades) for _ in group.samples]
+            scored.append(Scored(task, level, problem, group, given, self._rewards(group, given)))
+            self.ladder.take(task.name, level, sum(grade.score for grade in given) / len(given))
+        return scored
+
+    def _rewards(self, group: Group, grades: Sequence[Grade]) -> Tensor:
+        settings = self._settings
+        rewards = torch.tensor([grade.score for grade in grades])
+        replies = [sample.reply for sample in group.samples]
+        rewards += settings.format_reward * torch.tensor([format_reward(reply) for reply in replies])
+        if settings.language_reward:
+            shares = [language_consistency(f"{r.reasoning} {r.content}", settings.language) for r in replies]
+            rewards += settings.language_reward * torch.tensor(shares)
+        if settings.overlong_margin:
+            lengths = [len(sample.token_ids) for sample in group.samples]
+            rewards += torch.tensor(overlong_penalty(lengths, settings.max_tokens, settings.overlong_margin))
+        return rewards
+
+    def _rows(self, kept: Sequence[Scored]) -> list[tuple[list[int], Sample, float]]:
+        """Prompt, sample and advantage of every reply that is learned from."""
+        rows = []
+        for each in kept:
+            found = advantages(each.rewards[None], self._settings.objective.standardise)[0]
+            rows += [(each.group.prompt, s, a) for s, a in zip(each.group.samples, found.tolist(), strict=True)]
+        return rows
+
+    def _of_reference(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
+        """Log-probabilities under the reference: its weights take the place of the model's meanwhile."""
+        parameters = self._learner.parameters
+        with torch.no_grad():
+            own = {name: p.detach().clone() for name, p in parameters.items()}
+            try:
+                for name, p in parameters.items():
+                    p.copy_(self._reference[name])
+                return self._learner.logprobs(sequences, first)
+            finally:
+                for name, p in parameters.items():
+                    p.copy_(own[name])
+
+    def _measure(self, tried: Sequence[Scored], seconds: float) -> None:
+        samples = [sample for each in tried for sample in each.group.samples]
+        logprobs = [value for sample in samples for value in sample.logprobs]
+        accuracy: defaultdict[str, list[float]] = defaultdict(list)
+        for each in tried:
+            accuracy[each.task.name] += [grade.score for grade in each.grades]
+        self._metrics = {
+            "reward": _mean([value for each in tried for value in each.rewards.tolist()]),
+            "accuracy": _mean([score for scores in accuracy.values() for score in scores]),
+            **{f"accuracy {name}": _mean(scores) for name, scores in sorted(accuracy.items())},
+            **{f"level {name}": float(rung.level) for name, rung in sorted(self.ladder.rungs.items())},
+            "format": _mean([format_reward(sample.reply) for sample in samples]),
+            "zero_signal": _mean([float(not each.signal) for each in tried]),
+            "entropy": -_mean(logprobs),
+            "reply_tokens": _mean([float(len(sample.token_ids)) for sample in samples]),
+            "thought_tokens": _mean([float(sample.reply.usage.reasoning_tokens) for sample in samples]),
+            "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
+            "grader_timeouts": float(sum(each.timeouts for each in self._judges.counts.values())),
+            "grader_errors": float(sum(each.errors for each in self._judges.counts.values())),
+            "rollout_seconds": seconds,
+        }
+        shown = tried[0]
+        best = int(shown.rewards.argmax())
+        reply = shown.group.samples[best].reply
+        self._sample = {
+            "task": shown.task.name,
+            "level": shown.level,
+            "question": shown.problem.prompt,
+            "answer": shown.problem.answer,
+            "thought": reply.reasoning,
+            "reply": reply.content,
+            "reward": shown.rewards[best].item(),
+            "grade": shown.grades[best].reason,
+            "rewards": shown.rewards.tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoStage(TrainingStage, GrpoSettings):
+    """tasks: as `millet task` knows them. think: "on", or "off" for replies without a thought. cache_tokens: of the
+    sampler, for all replies of a step together."""
+
+    tasks: tuple[str, ...]
+    steps: int = 100
+    think: Literal["on", "off"] = "on"
+    cache_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        TrainingStage.__post_init__(self)
+        GrpoSettings.__post_init__(self)
+
+    def prepare(self, trainee: Trainee, context: Context) -> tuple[GrpoMethod, int]:
+        engine = Engine(trainee.model, cache_tokens=self.cache_tokens, exact=self.exact)
+        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens)
+        tasks = [find_task(name) for name in self.tasks]
+        return GrpoMethod(trainee, rollouts, tasks, Graders(), self, context.seed), self.steps
+
+
+class _Mean:
+    """Of values with weights."""
+
+    def __init__(self) -> None:
+        self._sum, self._weight = 0.0, 0
+
+    def add(self, value: float, weight: int) -> None:
+        self._sum, self._weight = self._sum + value * weight, self._weight + weight
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / self._weight if self._weight else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _parts(
+    rows: Sequence[tuple[list[int], Sample, float]], tokens: int
+) -> Iterator[list[tuple[list[int], Sample, float]]]:
+    """In order, as many at once as have so many tokens together; at least one."""
+    part: list[tuple[list[int], Sample, float]] = []
+    size = 0
+    for row in rows:
+        length = len(row[0]) + len(row[1].token_ids)
+        if part and size + length > tokens:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length
+    if part:
+        yield part

@@ -1,0 +1,196 @@
+"""The method of GRPO: what is sampled, kept and learned from; with a policy small enough to see through."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from millet.errors import BadRequest
+from millet.reasoning.reply import Reply, Usage
+from millet.tasks.grading import Counts
+from millet.tasks.task import Answered, Grade, Problem, Task
+from millet.train.grpo import Graded, GrpoMethod, GrpoSettings
+from millet.train.policy_loss import Objective
+from millet.train.rollout import Group, Sample
+
+WORDS = 6  # the policy's vocabulary: a reply is one token, and the digit that it says
+
+
+class Policy:
+    """One distribution over WORDS tokens, whatever the question: learner and sampler in one."""
+
+    def __init__(self) -> None:
+        self.logits = nn.Parameter(torch.zeros(WORDS))
+        self.refreshed = 0
+        self.asked: list[str] = []
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"logits": self.logits}
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
+        table = self.logits.log_softmax(-1)
+        return [table[torch.tensor(ids[at:])] for ids, at in zip(sequences, first, strict=True)]
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
+        self.asked += questions
+        table = self.logits.detach().log_softmax(-1)
+        groups = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed % 2**31)
+            tokens = torch.multinomial(table.exp(), replies, replacement=True, generator=generator).tolist()
+            groups.append(Group([7, 7], [Sample([t], [table[t].item()], reply(str(t))) for t in tokens]))
+        return groups
+
+
+def reply(content: str, **changes: Any) -> Reply:
+    values = {"finish_reason": "stop", "thought_ended": "model", **changes}
+    return Reply(reasoning="hm", content=content, usage=Usage(completion_tokens=1, reasoning_tokens=1), **values)
+
+
+class Say:
+    """Right is one digit, always the same."""
+
+    levels = 3
+
+    def __init__(self, digit: int, name: str = "say") -> None:
+        self.name, self.digit = name, digit
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        return Problem(f"level {level}: {rng.randrange(10**9)}", str(self.digit))
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(reply.content == problem.answer), "looked at")
+
+
+class Here:
+    """Grades in this process."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counts] = {}
+
+    def grade(self, replies: Sequence[Graded]) -> list[Grade]:
+        return [task.grade(problem, reply) for task, problem, reply in replies]
+
+
+def method(policy: Policy, *tasks: Task, seed: int = 0, **settings: Any) -> GrpoMethod:
+    return GrpoMethod(policy, policy, tasks or (Say(3),), Here(), GrpoSettings(**settings), seed)
+
+
+def steps(taught: GrpoMethod, policy: Policy, count: int, begin: int = 0, rate: float = 1.0) -> None:
+    """Plain gradient descent."""
+    for step in range(begin, begin + count):
+        policy.logits.grad = None
+        for micro in taught.micro_batches(step):
+            micro.loss.backward()
+        if policy.logits.grad is not None:
+            with torch.no_grad():
+                policy.logits -= rate * policy.logits.grad
+
+
+@pytest.mark.parametrize("average", ["reply", "token", "constant"])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_what_is_right_becomes_likely(average: Any, standardise: bool) -> None:
+    policy = Policy()
+    objective = Objective(average=average, length=1, standardise=standardise, kl=0)
+    taught = method(policy, objective=objective)
+    steps(taught, policy, 2)
+    assert taught.metrics()["mismatch_largest"] < 1e-6
+    steps(taught, policy, 18, begin=2)
+    assert policy.logits.softmax(-1)[3] > 0.8
+    assert policy.refreshed == 20
+
+
+def test_groups_without_signal_are_replaced_and_never_learned_from() -> None:
+    """Where hardly a reply is right, more questions are asked; where none is, nothing is learned."""
+    policy = Policy()
+    taught = method(policy, questions=4, replies=2, rounds=3)
+    tried = len(policy.asked)
+    list(taught.micro_batches(0))
+    assert 4 < len(policy.asked) - tried <= 12
+    assert taught.metrics()["zero_signal"] > 0
+    never = method(policy, Say(9), questions=2, rounds=2)
+    assert list(never.micro_batches(0)) == []
+    assert never.metrics()["zero_signal"] == 1
+    assert never.metrics()["mismatch"] is None
+
+
+def test_rewards_add_up() -> None:
+    policy = Policy()
+    taught = method(policy, format_reward=0.5, language_reward=2.0, max_tokens=10, overlong_margin=5)
+    replies = [reply("3"), reply("3", finish_reason="length"), reply("4"), reply("三")]
+    lengths = [1, 10, 8, 1]
+    group = Group([7], [Sample([0] * n, [0.0] * n, each) for n, each in zip(lengths, replies, strict=True)])
+    grades = [Grade(1.0), Grade(1.0), Grade(0.0), Grade(0.0)]
+    # "hm" is English, so half of the last one's words are.
+    assert taught._rewards(group, grades).tolist() == pytest.approx([3.5, 1 + 2 - 1, 0.5 + 2 - 0.6, 0.5 + 1])
+
+
+def test_it_is_the_same_again_and_goes_on_where_it_was() -> None:
+    """Also with a reference, which is part of the state."""
+    objective = Objective(kl=0.1)
+    first, second = Policy(), Policy()
+    whole = method(first, Say(3), Say(4, "other"), objective=objective, reference_every=4)
+    steps(whole, first, 9)
+    half = method(second, Say(3), Say(4, "other"), objective=objective, reference_every=4)
+    steps(half, second, 6)
+    state = half.state()
+    rest = method(second, Say(3), Say(4, "other"), objective=objective, reference_every=4)
+    rest.restore(state)
+    steps(rest, second, 3, begin=6)
+    assert torch.equal(first.logits, second.logits)
+    assert whole.metrics()["kl"] == rest.metrics()["kl"]
+
+
+def test_the_reference_holds_the_policy_back() -> None:
+    free, held = Policy(), Policy()
+    steps(method(free, objective=Objective(kl=0)), free, 15)
+    tied = method(held, objective=Objective(kl=3.0))
+    steps(tied, held, 15, rate=0.3)
+    assert held.logits.softmax(-1)[3] < free.logits.softmax(-1)[3]
+    assert tied.metrics()["kl"] > 0
+
+
+def test_it_asks_harder_as_it_improves() -> None:
+    policy = Policy()
+    with torch.no_grad():
+        policy.logits[3] = 3.0
+    taught = method(policy, questions=8)
+    steps(taught, policy, 12)
+    assert taught.metrics()["level say"] > 0
+    assert any(question.startswith("level 1") for question in policy.asked)
+
+
+def test_what_cannot_work_is_refused_before_the_first_step() -> None:
+    policy = Policy()
+    taught = method(policy)
+    before = taught.state()
+    assert "with signal" in taught.check()[0]
+    assert taught.state() == before
+    with pytest.raises(BadRequest, match="same reward"):
+        method(policy, Say(9)).check()
+    with pytest.raises(BadRequest, match="every task once"):
+        method(policy, Say(3), Say(4))
+    with pytest.raises(BadRequest, match="at least 2"):
+        GrpoSettings(replies=1)
+
+
+def test_micro_batches_have_a_bounded_size() -> None:
+    policy = Policy()
+    taught = method(policy, micro_tokens=9, objective=Objective(kl=0))
+    micros = list(taught.micro_batches(0))
+    assert len(micros) > 3
+    assert all(micro.tokens <= 9 for micro in micros)
+    assert micros[0].sampled > 0
+    assert all(micro.sampled == 0 for micro in micros[1:])
+    sample = taught.sample()
+    assert sample is not None
+    assert sample["grade"] == "looked at"

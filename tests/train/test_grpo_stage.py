@@ -1,0 +1,86 @@
+"""GRPO as a stage of a recipe, with the real engine, trainer and graders, on a toy model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from millet.train.chain import train
+from millet.train.recipe import read_recipe
+from tests.reasoning.toys import toy_model
+from tests.train.toy_recipe import Heard
+
+TASK = '''
+from millet.tasks.task import Grade, Problem
+
+class Length:
+    """A reply is worth the more, the longer it is beyond a multiple of five letters: a toy's replies all differ."""
+    name, levels = "length", 1
+
+    def sample(self, rng, level):
+        return Problem(f"Say {rng.randrange(1000)}.", "")
+
+    def grade(self, problem, reply):
+        return Grade(len(reply.content) % 5 / 4, "counted")
+'''
+
+STAGE = """
+[[stage]]
+kind = "grpo"
+tasks = ["{task}"]
+steps = {steps}
+questions = 2
+replies = 4
+max_tokens = 12
+think = "off"
+exact = true
+format_reward = 0.0
+checkpoint_every = 2
+{more}
+
+[stage.optimizer]
+learning_rate = 3e-3
+
+[stage.objective]
+kl = {kl}
+clip_low = 0.2
+clip_high = 0.28
+average = "token"
+"""
+
+
+def write(folder: Path, steps: int = 4, kl: float = 0.0, more: str = "", prefix: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    model = toy_model(7)
+    with torch.no_grad():
+        model.network.model.embed_tokens.weight *= 0.05  # else it repeats its last token for ever
+    model.save(folder / "toy")
+    task = folder / "length.py"
+    task.write_text(TASK)
+    recipe = folder / "recipe.toml"
+    stage = STAGE.format(task=task, steps=steps, kl=kl, more=more)
+    recipe.write_text(f'seed = 3\n[model]\nbase = "{folder / "toy"}"\ndevice = "cpu"\n{prefix}{stage}')
+    return recipe
+
+
+def records(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "1-grpo" / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("with_native")
+@pytest.mark.parametrize("more", ["", "[stage.lora]\nrank = 4"], ids=["full", "lora"])
+def test_the_trainer_has_the_samplers_bits(tmp_path: Path, more: str) -> None:
+    """At every step, also behind the first, when the sampler's weights are those of a step of training."""
+    recipe = write(tmp_path / "toy", kl=0.05, more=more)
+    train(read_recipe(recipe), tmp_path / "out", Heard())
+    found = records(tmp_path / "out")
+    assert len(found) == 4
+    assert [each["mismatch_largest"] for each in found] == [0.0] * 4
+    assert all(each["gradient_norm"] > 0 for each in found)
+    assert all(each["grader_errors"] == each["grader_timeouts"] == 0 for each in found)
+    assert found[0]["kl"] == 0
+    assert found[-1]["kl"] > 0
+    assert (tmp_path / "out" / "1-grpo" / "model").is_dir()
