@@ -1,0 +1,76 @@
+"""What docs/teach.md says about training is true: its recipe runs, and every key is told with its default."""
+
+import json
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millet.train.data import Renderer
+from millet.train.ledger import Prices
+from millet.train.loop import LoopSettings
+from millet.train.lora import LoraConfig
+from millet.train.optimizer import OptimizerSettings
+from millet.train.recipe import ModelSettings, read_recipe
+from millet.train.schedule import Schedule
+from millet.train.sft import SftStage
+from millet.train.stage import Stage
+from tests.reasoning.toys import toy_model
+
+DOCS = (Path(__file__).parents[2] / "docs" / "teach.md").read_text()
+TRAINING = DOCS.partition("\n## Training\n")[2].partition("\n## ")[0]
+COMMON = {field.name for cls in (Stage, LoopSettings) for field in fields(cls)} | {"lora", "checkpointing", "exact"}
+
+
+def table(head: str) -> dict[str, str]:
+    """Key -> default of the table whose first line has `head`."""
+    lines = TRAINING.partition(f"| {head}")[2].partition("\n\n")[0].splitlines()[2:]
+    rows: dict[str, str] = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        keys = re.findall(r"`(\w+)`", cells[0])
+        defaults = cells[-1].split(", ") if len(keys) > 1 else [cells[-1].strip("| ")]
+        rows |= dict(zip(keys, defaults, strict=True))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("head", "cls"),
+    [
+        ("`[model]`", ModelSettings),
+        ("`[prices]`", Prices),
+        ("`[[stage]]` of kind `sft`", SftStage),
+        ("`[stage.optimizer]`", OptimizerSettings),
+        ("`[stage.schedule]`", Schedule),
+        ("`[stage.lora]`", LoraConfig),
+    ],
+)
+def test_every_key_is_told_with_its_default(head: str, cls: Any) -> None:
+    told = table(head)
+    known = {field.name: field.default for field in fields(cls) if cls is not SftStage or field.name not in COMMON}
+    assert told.keys() == known.keys()
+    for name, default in known.items():
+        if default is MISSING:
+            assert told[name] == ""
+        elif isinstance(default, (bool, str)):
+            assert told[name] == str(default).lower() or told[name] == default
+        elif default is not None:
+            assert float(told[name]) == default
+
+
+def test_keys_of_every_stage_are_told() -> None:
+    assert set(table("`[[stage]]`, of any kind")) == {"kind", "name", "base", "checkpoint_every", "checkpointing"}
+
+
+def test_the_recipe_is_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(re.findall(r"^```toml\n(.*?)^```", TRAINING, re.DOTALL | re.MULTILINE)[0])
+    (stage,) = read_recipe(tmp_path / "recipe.toml").stages
+    assert isinstance(stage, SftStage)
+    assert stage.lora == LoraConfig(rank=16)
+
+
+def test_the_conversation_is_one() -> None:
+    row = json.loads(re.findall(r"^```json\n(.*?)^```", TRAINING, re.DOTALL | re.MULTILINE)[0])
+    assert len(Renderer(toy_model(0)).examples(row["messages"])) == 1
