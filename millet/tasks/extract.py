@@ -23,7 +23,6 @@ LONGEST = 100_000  # characters; nothing longer is an answer
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+"
 _SIGNED = re.compile(rf"(?:(?<![\w.)\]])-)?(?:{_NUMBER})(?:\s?/\s?\d+(?!\d|\.\d))?")
 _BOXED = re.compile(r"\\boxed\s*\{")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.+)$", re.MULTILINE)
 _SAID = re.compile(r"\banswer\b[ \t*_]{0,4}(?:is\b|[:=])[ \t:*]{0,4}", re.IGNORECASE)
 _FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
@@ -31,6 +30,7 @@ _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}|\\[()\[\],;! ]")
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])[.;]\s|\.\s")
 _DRESS = "*`$\"'"
+_LAYERS = 10  # of dress that are taken off
 
 
 def extract_answer(content: str, like: str = "", prompt: str = "") -> str:
@@ -86,10 +86,12 @@ def _marked(text: str) -> str | None:
     boxed = _last_boxed(text)
     if boxed is not None:
         return boxed
-    for pattern in (_TAGGED, _HASHES):
-        if found := pattern.findall(text):
-            return str(found[-1])
-    return None
+    before, closed, _ = text.rpartition("</answer>")
+    opened, answer = before.rpartition("<answer>")[1:]
+    if closed and opened:
+        return answer
+    hashed = _HASHES.findall(text)
+    return str(hashed[-1]) if hashed else None
 
 
 def _last_boxed(text: str) -> str | None:
@@ -129,14 +131,15 @@ def _undressed(text: str, like: str) -> str:
     if "\\" not in like:
         text = _TEXT.sub(lambda found: found[1] or "", text).strip()
     like = like.strip()
-    before = None
-    while text != before:
+    for _ in range(_LAYERS):
         before = text
         for mark in _DRESS:
             text = text if like.startswith(mark) else text.removeprefix(mark)
             text = text if like.endswith(mark) else text.removesuffix(mark)
         text = text if like.endswith(".") else text.removesuffix(".")
         text = text.strip()
+        if text == before:
+            break
     return text
 
 
@@ -159,5 +162,6 @@ def _number(text: str, marked: str | None, said: str | None) -> str:
 
 def _is_bare_list(text: str) -> bool:
     """Whether the last two lines are different numbers, and nothing else."""
-    values = [to_number(_undressed(line, "")) for line in text.splitlines() if line.strip()][-2:]
+    lines = [line for line in text.splitlines() if line.strip()][-2:]
+    values = [to_number(_undressed(line, "")) for line in lines]
     return len(values) == 2 and None not in values and values[0] != values[1]
