@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +90,25 @@ def test_the_trainer_has_the_samplers_bits(tmp_path: Path, more: str) -> None:
     assert found[0]["kl"] == 0
     assert found[-1]["kl"] > 0
     assert (tmp_path / "out" / "1-grpo" / "model").is_dir()
+
+
+@pytest.mark.usefixtures("with_native")
+def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path, seed: int) -> None:
+    """SIGKILL behind a random step: rollouts, levels and reference go on as they were."""
+    recipe = write(tmp_path / "toy", steps=8, kl=0.05)
+    whole = train(read_recipe(recipe), tmp_path / "whole", Heard())
+    out = tmp_path / "killed"
+    words = [sys.executable, "-m", "millet.cli.main", "train", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    metrics, steps = out / "1-grpo" / "metrics.jsonl", random.Random(seed).randrange(1, 7)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= steps:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = train(read_recipe(recipe), out, Heard())
+    assert again["stages"]["grpo"]["sha256"] == whole["stages"]["grpo"]["sha256"]
+    assert [each["reward"] for each in records(out)] == [each["reward"] for each in records(tmp_path / "whole")]
