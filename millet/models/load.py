@@ -78,7 +78,8 @@ def load(
     parts = _from_gguf(base) if base.is_file() else _from_directory(base)
     try:
         if adapter:
-            parts = replace(parts, weights=AdaptedWeights(parts.weights, adapter))
+            own = _template(path, {}) or parts.template  # one that was taught to think says so there
+            parts = replace(parts, weights=AdaptedWeights(parts.weights, adapter), template=own)
         config = agreed(parts.config, parts.weights)
         network = unfilled(config)
         formats = _formats(network, parts.weights, dtype, place, quantize)

@@ -25,7 +25,7 @@ from millet.errors import BadRequest, UnsupportedModel
 from millet.models.chat_template import REASONING_FIELDS, ChatTemplate, encode_chat
 from millet.models.model import Model
 from millet.models.tokenizer import Tokenizer
-from millet.reasoning.format import ThinkFormat, think_format
+from millet.reasoning.format import CLOSE, OPEN, ThinkFormat, think_format
 from millet.reasoning.prompt import check_messages
 
 WINDOW = 1024  # examples packed together; enough that bins are full, few enough that finding a place is quick
@@ -65,7 +65,10 @@ def read_chats(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 class Renderer:
-    """Conversations to examples, for one model. Raises UnsupportedModel for a model without a chat template."""
+    """Conversations to examples, for one model. Raises UnsupportedModel for a model without a chat template.
+
+    teaches_thinking: whether a reply so far has a thought, though the model was not made to think.
+    """
 
     def __init__(self, model: Model) -> None:
         if model.template is None:
@@ -74,6 +77,7 @@ class Renderer:
         self._tokenizer: Tokenizer = model.tokenizer
         self._think: ThinkFormat = think_format(self._template, self._tokenizer)
         self._end = self._end_of_turn(model.eos_token_ids)
+        self.teaches_thinking = False
 
     def examples(self, messages: Sequence[Mapping[str, Any]]) -> list[Example]:
         """One sequence, where the template shows earlier replies as they were written; else one for each reply.
@@ -112,6 +116,7 @@ class Renderer:
             # A model that opens its thought itself learns to; where the template does it, there is nothing to learn.
             reply += self._think.opening if tail != "open" else ()
             reply += [*self._tokenizer.encode_plain(thought, at_start=False), *self._think.closing]
+            self.teaches_thinking |= not self._think.own
         elif tail == "open":
             prompt = [*prompt, *self._think.closing]
         return prompt, [*reply, *self._tokenizer.encode_plain(content, at_start=False), self._end]
@@ -124,6 +129,13 @@ class Renderer:
         if found is None:
             raise UnsupportedModel("the model has no token that ends a reply; add eos_token_id to its configuration")
         return found
+
+
+def thinking_template(template: ChatTemplate) -> ChatTemplate:
+    """The template of a model that has learned to think: it renders the same, and says so to `think_format`."""
+    return ChatTemplate(
+        f"{{# Replies begin with a thought: {OPEN} ... {CLOSE} #}}{template.source}", template.special_tokens
+    )
 
 
 def render_files(paths: Sequence[Path], renderer: Renderer) -> list[Example]:

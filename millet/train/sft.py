@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
-from millet.train.data import Example, Packing, Renderer, render_files
+from millet.train.data import Example, Packing, Renderer, render_files, thinking_template
 from millet.train.loop import MicroBatch
 from millet.train.stage import Context, TrainingStage
 from millet.train.trainee import Trainee
@@ -52,7 +52,11 @@ class SftStage(TrainingStage):
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[Sft, int]:
         model = trainee.model
-        rendered = render_files([context.path(name) for name in self.data], Renderer(model))
+        renderer = Renderer(model)
+        rendered = render_files([context.path(name) for name in self.data], renderer)
+        if renderer.teaches_thinking and model.template is not None:
+            model.template = thinking_template(model.template)
+            model.tokenizer.config.pop("chat_template", None)  # where it may be kept too, as it was
         limit = min(self.micro_tokens, model.config.max_position_embeddings)
         method = Sft(trainee, self._fitting(rendered, limit), self, context.seed)
         return method, method.steps

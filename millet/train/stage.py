@@ -13,7 +13,7 @@ import torch
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.models.model import Model
-from millet.train.checkpoint import weights_hash
+from millet.train.checkpoint import weights_hash, write_atomically
 from millet.train.ledger import Arithmetic, Ledger, Prices
 from millet.train.loop import Loop, LoopSettings, Method
 from millet.train.lora import LoraConfig
@@ -21,6 +21,7 @@ from millet.train.preflight import check_room, forecast
 from millet.train.progress import Progress
 from millet.train.trainee import Trainee
 
+TEMPLATE = "chat_template.jinja"  # of an adapter, beside it
 MODEL, DATA = "model", "data.jsonl"  # what a stage leaves in its folder: a model directory, or conversations
 FROM_STAGE = "stage:"
 
@@ -113,8 +114,11 @@ class TrainingStage(Stage, LoopSettings):
                 context.progress.say(line)
         context.progress.begin(self.name, loop.done, steps)
         ledger = loop.run(context.progress)
-        trainee.save(context.folder / MODEL)
-        return Outcome(context.folder / MODEL, weights_hash(trainee.parameters), ledger)
+        artifact = context.folder / MODEL
+        trainee.save(artifact)
+        if self.lora is not None and model.template is not None:
+            write_atomically(artifact / TEMPLATE, model.template.source)  # which training may have changed
+        return Outcome(artifact, weights_hash(trainee.parameters), ledger)
 
 
 def _weights(model: Model) -> int:

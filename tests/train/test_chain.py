@@ -13,13 +13,14 @@ import millet
 from millet.errors import BadRequest, MilletError, OutOfMemory
 from millet.kernels.cpu import Memory
 from millet.models.checkpoint import SafetensorsWeights
+from millet.reasoning.format import think_format
 from millet.train import chain, preflight
 from millet.train.chain import train
 from millet.train.lineage import tree_hash
 from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
 from millet.train.signals import Stopped
-from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
+from tests.train.toy_recipe import STAGE, Heard, one_thread, unthinking_model, write_toy  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -204,3 +205,17 @@ def test_a_disk_that_is_full_between_the_steps_is_one_line_too(tmp_path: Path, m
     heard = Heard()
     train(recipe, tmp_path / "out", heard)
     assert not heard.steps, "all of them were saved"
+
+
+@pytest.mark.parametrize("lora", ["", "[stage.lora]\nrank = 2\n"])
+def test_a_model_that_was_taught_to_think_says_so(tmp_path: Path, lora: str) -> None:
+    recipe = write_toy(tmp_path, epochs=1, stages=STAGE + lora)
+    unthinking_model(7).save(tmp_path / "toy")
+    train(read_recipe(recipe), tmp_path / "out", Heard())
+    before, after = (millet.load(path) for path in (tmp_path / "toy", tmp_path / "out" / "1-sft" / "model"))
+    assert before.template is not None
+    assert after.template is not None
+    assert not think_format(before.template, before.tokenizer).own
+    assert think_format(after.template, after.tokenizer).own
+    messages = [{"role": "user", "content": "Hello"}]
+    assert after.template.render(messages) == before.template.render(messages)

@@ -9,13 +9,19 @@ import pytest
 from millet.errors import BadRequest, UnsupportedModel
 from millet.reasoning.format import think_format
 from millet.reasoning.prompt import build_prompt
-from millet.train.data import Example, Packing, Renderer, first_fit_decreasing, read_chats, render_files
-from tests.reasoning.toys import toy_model
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+from millet.reasoning.state import Phase
+from millet.train.data import (
+    Example,
+    Packing,
+    Renderer,
+    first_fit_decreasing,
+    read_chats,
+    render_files,
+    thinking_template,
 )
+from tests.reasoning.toys import toy_model
+from tests.train.toy_recipe import CHATML, unthinking_model
+
 ASK = {"role": "user", "content": "What is 2 + 2?"}
 THOUGHT = {"role": "assistant", "reasoning": "Two and two.", "content": "It is 4."}
 PLAIN = {"role": "assistant", "content": "It is 4."}
@@ -68,9 +74,28 @@ def test_the_prompt_is_the_one_that_an_assistant_sends() -> None:
 
 
 def test_a_model_that_never_thought_learns_to_without_the_examples_in_its_prompt() -> None:
-    prompt, reply = render([ASK, THOUGHT], template=CHATML)
+    model = unthinking_model(0)
+    (example,) = Renderer(model).examples([ASK, THOUGHT])
+    prompt, reply = shown(example, model.tokenizer)
     assert prompt == "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n"
     assert reply == "<think>\nTwo and two.\n</think>\n\nIt is 4.<|im_end|>"
+
+
+def test_a_model_that_was_taught_to_think_is_asked_as_it_was_taught() -> None:
+    model = unthinking_model(0)
+    assert model.template is not None
+    renderer = Renderer(model)
+    renderer.examples([ASK, PLAIN])
+    assert not renderer.teaches_thinking
+    (example,) = renderer.examples([ASK, THOUGHT])
+    assert renderer.teaches_thinking
+    template = thinking_template(model.template)
+    think = think_format(template, model.tokenizer)
+    assert think.own
+    asked = build_prompt(template, model.tokenizer, think, [ASK], "auto")
+    assert (asked.token_ids, asked.phase) == (example.ids[: example.first].tolist(), Phase.OPENING)
+    forced = build_prompt(template, model.tokenizer, think, [ASK], "on").token_ids
+    assert forced == example.ids[: len(forced)].tolist()
 
 
 def test_turns_that_the_template_repeats_are_one_sequence() -> None:

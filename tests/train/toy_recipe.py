@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 
+from millet.models.model import Model
+from millet.models.tokenizer import Tokenizer
 from tests.reasoning.toys import toy_model
 
 STAGE = """
@@ -36,6 +39,20 @@ def write_toy(folder: Path, epochs: int = 2, stages: str = STAGE) -> Path:
     recipe = folder / "recipe.toml"
     recipe.write_text(f'seed = 3\n[model]\nbase = "{folder / "toy"}"\ndevice = "cpu"\n{stages.format(epochs=epochs)}')
     return recipe
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def unthinking_model(seed: int) -> Model:
+    """A toy that was never made to think: neither its template nor its vocabulary knows of it."""
+    model = toy_model(seed, template=CHATML)
+    text = model.tokenizer.to_json().replace("<think>", "<spare1>").replace("</think>", "<spare2>")
+    model.tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(text), {})
+    return model
 
 
 def conversation(a: int, b: int) -> dict[str, Any]:
