@@ -155,7 +155,7 @@ class _Worker:
         self._tasks: set[bytes] = set()  # those that it has already, by hash
         self._folder = tempfile.mkdtemp(prefix="millet-grader-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "millet.tasks.grading_worker", str(theirs.fileno())],
+            [sys.executable, "-m", "millet.tasks.grading_worker", str(theirs.fileno()), self._folder],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # a grader may print what it reads, and that is nobody's

@@ -1,4 +1,7 @@
-"""One grading process of `grading.py`: `python -m millet.tasks.grading_worker DESCRIPTOR`."""
+"""One grading process of `grading.py`: `python -m millet.tasks.grading_worker DESCRIPTOR FOLDER`.
+
+DESCRIPTOR: of the connection to the trainer. FOLDER: for temporary files.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import math
 import pickle
 import resource
+import shutil
 import signal
 import sys
 import traceback
@@ -78,3 +82,4 @@ if __name__ == "__main__":
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     serve(Connection(int(sys.argv[1])))
+    shutil.rmtree(sys.argv[2], ignore_errors=True)  # the trainer has died: nobody else will

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_a_task_that_graders_cannot_load_is_an_error(tmp_path: Path):
         assert graders.counts == {"mine": Counts(graded=2, errors=2)}
 
 
-def test_graders_end_when_their_trainer_is_killed():
+def test_graders_end_and_tidy_up_when_their_trainer_is_killed(tmp_path: Path):
     script = (
         "import os, signal\n"
         "from millet.tasks.grading import Graders\n"
@@ -147,7 +148,8 @@ def test_graders_end_when_their_trainer_is_killed():
         "print(*[grade.reason for grade in graders.grade(asked('pid', 'pid'))], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
     pids = [int(word) for word in ran.stdout.split()]
     assert len(pids) == 2
     for pid in set(pids):
@@ -155,3 +157,4 @@ def test_graders_end_when_their_trainer_is_killed():
             psutil.Process(pid).wait(timeout=60)
         except psutil.NoSuchProcess:
             continue
+    assert list(tmp_path.iterdir()) == []
