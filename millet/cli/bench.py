@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -127,6 +128,38 @@ def serve(
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         show_serve(screen, report)
+
+
+@app.command("sft")
+def sft(
+    data: Annotated[Path, typer.Option(help="Conversations to train on, one JSON object a line.", metavar="FILE")],
+    model: ModelOption = DEFAULT_MODEL,
+    peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
+    rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
+    tokens: Annotated[int, typer.Option(help="Tokens of a step.", min=1)] = 2048,
+    threads: Annotated[int | None, typer.Option(help="Threads each may use.", min=1, show_default="all cores")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tokens/s of supervised fine-tuning, all weights and an adapter, in turn with peers."""
+    from millet.bench.sft import bench_sft
+
+    ensure(model)
+    screen, status = console(), console(stderr=True)
+    rivals = [name.strip() for name in peers.split(",")] if peers != "none" else []
+    with status.status("starting") as spinner:
+        report = bench_sft(model, data, peers=rivals, rounds=rounds, threads=threads, length=tokens, say=spinner.update)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    table = _table(
+        screen.is_terminal, "Training", *(f"{name} tok/s" for name in ("millet", *rivals)), "ratio", "of the roof"
+    )
+    for kind in ("full", "lora"):
+        found = report[kind]
+        speeds = [f"{found[name]['tokens_per_second']:.0f}" for name in ("millet", *rivals)]
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in found["ratios"].values())
+        table.add_row(kind, *speeds, ratios, f"{found['of_the_roof']:.0%}")
+    screen.print(table)
 
 
 def parse_clients(text: str) -> list[int]:
