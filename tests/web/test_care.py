@@ -54,8 +54,10 @@ def test_what_was_not_sent_waits(chat: Chat) -> None:
     expect(attached).to_contain_text("note.txt")
     chat.page.reload()
     expect(chat.box).to_have_value("half a thought")
+    expect(chat.button("Send")).to_be_enabled()  # once the conversation is there
     chat.box.press("Enter")
     expect(chat.questions).to_have_count(2)
+    expect(chat.box).to_have_value("")
     chat.page.reload()
     expect(chat.questions).to_have_count(2)
     expect(chat.box).to_have_value("")
@@ -67,6 +69,8 @@ def test_what_could_not_be_sent_comes_before_what_was_written_since(chat: Chat, 
     with chat.page.expect_request("**/replies"):
         chat.ask("The first.")
     chat.box.fill("The second.")
+    while not held:
+        chat.page.wait_for_timeout(10)
     refusal = {"error": {"message": "too many", "code": None}}
     held[0].fulfill(status=400, body=json.dumps(refusal), content_type="application/json")
     expect(chat.box).to_have_value("The first.\n\nThe second.")

@@ -72,7 +72,8 @@ export function Thread({ store }: { store: ConversationStore }) {
     messages: path.slice(-state.shown),
     convertMessage: convert,
     isRunning: running,
-    isSendDisabled: !attaching.ready,
+    // What is asked before it is known what was said would be asked at the beginning.
+    isSendDisabled: !attaching.ready || !state.loaded,
     onNew: async (message) => {
       const attachments = attaching.take();
       const draft = { text: textOf(message), attachments };

@@ -1,7 +1,7 @@
 /** What was written and not sent: it waits in its conversation, and its text outlives a reload of the page. */
 
 import { useAui } from "@assistant-ui/react";
-import { useEffect, useRef } from "react";
+import { useLayoutEffect, useRef } from "react";
 import { useStore } from "zustand";
 import type { Attachment } from "../api/types";
 import type { Attaching } from "./attaching";
@@ -47,7 +47,7 @@ export function useDraft(store: ConversationStore, text: string, attaching: Atta
   const keptAs = useRef(id);
   const { files, restore } = attaching;
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const put = (draft: Draft) => {
       const written = aui.composer.getState().text;
       aui.composer.setText([draft.text, written].filter(Boolean).join("\n\n"));
@@ -62,7 +62,7 @@ export function useDraft(store: ConversationStore, text: string, attaching: Atta
     return store.store.subscribe(putReturned);
   }, [store, aui, restore]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (keptAs.current !== id) keepDraft(keptAs.current, { text: "", attachments: [] });
     keptAs.current = id;
     keepDraft(id, { text, attachments: files.flatMap((each) => each.attachment ?? []) });
