@@ -182,7 +182,7 @@ def _attempt(question: Question, replies: Sequence[Reply], grade: Grading) -> At
 
 def answer_of(problem: Problem, reply: Reply) -> str:
     """What the reply answers, as graders read it; equal numbers are equal strings."""
-    answer = extract_answer(reply.content, like=problem.answer)
+    answer = extract_answer(reply.content, like=problem.answer, prompt=problem.prompt)
     number = to_number(answer)
     return answer if number is None else str(number)
 

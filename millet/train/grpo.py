@@ -43,6 +43,7 @@ class Judges(Protocol):
     @property
     def counts(self) -> Mapping[str, Counts]: ...
     def grade(self, replies: Sequence[Graded]) -> list[Grade]: ...
+    def close(self) -> None: ...
 
 
 class Learner(Protocol):
@@ -58,6 +59,7 @@ class Sampler(Protocol):
 
     def refresh(self) -> None: ...
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,10 @@ class GrpoMethod:
         self.ladder.restore(state["ladder"])
         self._drawn = Counter(state["drawn"])
         self._reference = dict(state["reference"])
+
+    def close(self) -> None:
+        self._sampler.close()
+        self._judges.close()
 
     def _collect(self, rng: random.Random) -> list[Scored]:
         """Rounds of groups until enough have signal."""

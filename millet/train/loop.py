@@ -63,6 +63,9 @@ class Method(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Be as when `state` gave this."""
 
+    def close(self) -> None:
+        """Let go of what it holds beside memory: threads, processes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:

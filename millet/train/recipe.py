@@ -35,6 +35,7 @@ from millet.train.stage import Stage
 KINDS = {
     "sft": ("millet.train.sft", "SftStage"),
     "grpo": ("millet.train.grpo", "GrpoStage"),
+    "reject": ("millet.train.reject", "RejectStage"),
 }
 
 Table = TypeVar("Table")

@@ -15,13 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from millet.engine.engine import Engine
 from millet.errors import BadRequest
+from millet.models.load import load
+from millet.reasoning.assistant import Assistant
 from millet.reasoning.reply import Reply
 from millet.tasks.draw import draw
+from millet.tasks.find import find_task
+from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
-from millet.train.checkpoint import write_atomically
+from millet.train.checkpoint import file_hash, write_atomically
+from millet.train.ledger import Ledger, Stopwatch
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.rollout import Group, Rollouts
+from millet.train.signals import Signals, Stopped
+from millet.train.stage import DATA, Context, Outcome, Stage
 
 READABLE = 0.9  # share of words that must be of the language
 
@@ -60,7 +68,8 @@ class Asked:
 
 
 class Sampling:
-    """All questions in batches, each written to a file of its own, so that a run goes on where it was killed."""
+    """All questions in batches, each written to a file of its own, so that a run goes on where it was killed. A file's
+    last line is what its batch has cost."""
 
     def __init__(
         self,
@@ -82,20 +91,27 @@ class Sampling:
         ]
         self.batches = [asked[at : at + settings.batch] for at in range(0, len(asked), settings.batch)]
 
-    def run(self) -> Iterator[int]:
-        """Tokens that were sampled for each batch that was still to do; 0 for one that was there."""
+    def run(self) -> Iterator[tuple[int, Ledger]]:
+        """The number of each batch that was still to do, when it is on disk, and what it has cost."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        watch = Stopwatch(gpu=False)
         for number, batch in enumerate(self.batches):
             path = self._folder / f"{number:06d}.jsonl"
             if path.exists():
-                yield 0
                 continue
             records, tokens = self._sample(number, batch)
-            write_atomically(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records))
-            yield tokens
+            cost = watch.lap()
+            cost.sampled_tokens = tokens
+            write_atomically(path, _lines([*records, {"cost": cost.__dict__}]))
+            yield number, cost
 
-    def collect(self, out: Path) -> dict[str, int]:
-        """Put together what was kept, hard questions first. Returns how many there are of each kind."""
+    @property
+    def done(self) -> int:
+        """Batches that are on disk."""
+        return len(list(self._folder.glob("*.jsonl")))
+
+    def collect(self, out: Path) -> tuple[int, Ledger]:
+        """Put together what was kept, hard questions first. How many replies these are, and what all has cost."""
         records = [
             json.loads(line)
             for path in sorted(self._folder.glob("*.jsonl"))
@@ -104,8 +120,12 @@ class Sampling:
         kept = [each for each in records if "messages" in each]
         unique = list({_said(each): each for each in reversed(kept)}.values())[::-1]
         unique.sort(key=lambda each: each["source"]["pass_rate"])  # stable: equals stay in order
-        write_atomically(out, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in unique))
-        return {"questions": len({_question(each) for each in records}), "kept": len(unique)}
+        write_atomically(out, _lines(unique))
+        ledger = Ledger()
+        for each in records:
+            if "cost" in each:
+                ledger.add(Ledger.of(each["cost"]))
+        return len(unique), ledger
 
     def _sample(self, number: int, batch: Sequence[Asked]) -> tuple[list[dict[str, Any]], int]:
         rng = random.Random(f"{self._seed} {number}")
@@ -122,8 +142,7 @@ class Sampling:
         for each, problem, group in zip(batch, problems, groups, strict=True):
             given = [next(grades) for _ in group.samples]
             source = {"task": each.task.name, "level": each.level, "index": each.index, "seed": self._seed}
-            found = list(_kept(problem, group, given, self._settings, source))
-            records += found or [{"source": source | {"pass_rate": 0.0}}]
+            records += _kept(problem, group, given, self._settings, source)
         return records, sum(len(sample.token_ids) for group in groups for sample in group.samples)
 
 
@@ -172,6 +191,41 @@ def _said(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _question(record: Mapping[str, Any]) -> tuple[str, int, int]:
-    source = record["source"]
-    return source["task"], source["level"], source["index"]
+def _lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectStage(Stage, RejectSettings):
+    """Samples from its base, and leaves data for the stages after it. tasks: as `millet task` knows them."""
+
+    tasks: tuple[str, ...]
+    cache_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        RejectSettings.__post_init__(self)
+
+    def run(self, context: Context) -> Outcome:
+        tasks = [find_task(name) for name in self.tasks]
+        out = context.folder / DATA
+        with Engine(load(context.base, device=context.device), cache_tokens=self.cache_tokens) as engine:
+            rollouts = Rollouts(Assistant(engine), think="on", max_tokens=self.max_tokens, temperature=self.temperature)
+            with Graders() as graders, Signals() as signals:
+                sampling = Sampling(rollouts, tasks, graders.grade, self, context.seed, context.folder / "batches")
+                context.progress.begin(self.name, sampling.done, len(sampling.batches))
+                for number, cost in sampling.run():
+                    context.progress.step(number + 1, {"step": number + 1, "cost": cost.__dict__})
+                    if signals.caught and sampling.done < len(sampling.batches):
+                        raise Stopped(
+                            f"stopped after batch {sampling.done} of {len(sampling.batches)} and saved; "
+                            "run the same command to go on"
+                        )
+        kept, ledger = sampling.collect(out)
+        if not kept:
+            raise BadRequest(
+                f"none of the replies of stage {self.name} was right and readable; ask easier levels "
+                "(`millet task band` finds them), or train the base first"
+            )
+        context.progress.say(f"{self.name}: kept {kept:,} replies")
+        return Outcome(out, file_hash(out), ledger)

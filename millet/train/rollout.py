@@ -53,6 +53,10 @@ class Rollouts:
         """Sample from the weights of now."""
         self._assistant.engine.refresh()
 
+    def close(self) -> None:
+        """End the engine."""
+        self._assistant.engine.close()
+
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         """`replies` to each question, all computed together. The same seed and weights give the same replies."""
         prepared = [

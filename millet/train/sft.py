@@ -120,6 +120,9 @@ class Sft:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._packing.restore(state)
 
+    def close(self) -> None:
+        pass
+
 
 def _kept(logprobs: Tensor, example: Example) -> Tensor:
     """Of the tokens from the first learned one on, those that are learned: between replies there are others' turns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,19 +107,25 @@ class TrainingStage(Stage, LoopSettings):
         torch.manual_seed(context.seed)
         trainee = Trainee(model, self.lora, self.checkpointing, self.exact)
         method, steps = self.prepare(trainee, context)
-        check_room(trainee.parameters, self.optimizer, context.folder)
-        trained = sum(p.numel() for p in trainee.parameters.values())
-        loop = Loop(method, trainee.parameters, steps, self, context.folder, Arithmetic(_weights(model), trained))
-        if loop.done == 0:
-            for line in forecast(method, trainee.parameters, self.optimizer, steps, context.prices).lines():
-                context.progress.say(line)
-        context.progress.begin(self.name, loop.done, steps)
-        ledger = loop.run(context.progress)
+        with closing(method):
+            ledger = self._loop(trainee, method, steps, context)
         artifact = context.folder / MODEL
         trainee.save(artifact)
         if self.lora is not None and model.template is not None:
             write_atomically(artifact / TEMPLATE, model.template.source)  # which training may have changed
         return Outcome(artifact, weights_hash(trainee.parameters), ledger)
+
+    def _loop(self, trainee: Trainee, method: Method, steps: int, context: Context) -> Ledger:
+        check_room(trainee.parameters, self.optimizer, context.folder)
+        trained = sum(p.numel() for p in trainee.parameters.values())
+        loop = Loop(
+            method, trainee.parameters, steps, self, context.folder, Arithmetic(_weights(trainee.model), trained)
+        )
+        if loop.done == 0:
+            for line in forecast(method, trainee.parameters, self.optimizer, steps, context.prices).lines():
+                context.progress.say(line)
+        context.progress.begin(self.name, loop.done, steps)
+        return loop.run(context.progress)
 
 
 def _weights(model: Model) -> int:

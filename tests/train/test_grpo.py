@@ -27,6 +27,7 @@ class Policy:
     def __init__(self) -> None:
         self.logits = nn.Parameter(torch.zeros(WORDS))
         self.refreshed = 0
+        self.closed = False
         self.asked: list[str] = []
 
     @property
@@ -39,6 +40,9 @@ class Policy:
 
     def refresh(self) -> None:
         self.refreshed += 1
+
+    def close(self) -> None:
+        self.closed = True
 
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         self.asked += questions
@@ -79,6 +83,8 @@ class Here:
 
     def grade(self, replies: Sequence[Graded]) -> list[Grade]:
         return [task.grade(problem, reply) for task, problem, reply in replies]
+
+    def close(self) -> None: ...
 
 
 def method(policy: Policy, *tasks: Task, seed: int = 0, **settings: Any) -> GrpoMethod:
