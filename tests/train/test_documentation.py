@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from millet.train.data import Renderer
+from millet.train.grpo import GrpoStage
 from millet.train.ledger import Prices
 from millet.train.loop import LoopSettings
 from millet.train.lora import LoraConfig
 from millet.train.optimizer import OptimizerSettings
+from millet.train.policy_loss import Objective
 from millet.train.recipe import ModelSettings, read_recipe
+from millet.train.reject import RejectStage
 from millet.train.schedule import Schedule
 from millet.train.sft import SftStage
 from millet.train.stage import Stage
@@ -42,6 +45,9 @@ def table(head: str) -> dict[str, str]:
         ("`[model]`", ModelSettings),
         ("`[prices]`", Prices),
         ("`[[stage]]` of kind `sft`", SftStage),
+        ("`[[stage]]` of kind `grpo`", GrpoStage),
+        ("`[stage.objective]`", Objective),
+        ("`[[stage]]` of kind `reject`", RejectStage),
         ("`[stage.optimizer]`", OptimizerSettings),
         ("`[stage.schedule]`", Schedule),
         ("`[stage.lora]`", LoraConfig),
@@ -49,19 +55,25 @@ def table(head: str) -> dict[str, str]:
 )
 def test_every_key_is_told_with_its_default(head: str, cls: Any) -> None:
     told = table(head)
-    known = {field.name: field.default for field in fields(cls) if cls is not SftStage or field.name not in COMMON}
+    known = {
+        field.name: field.default for field in fields(cls) if not issubclass(cls, Stage) or field.name not in COMMON
+    }
+    known.pop("objective", None)  # a table of its own
     assert told.keys() == known.keys()
     for name, default in known.items():
         if default is MISSING:
             assert told[name] == ""
         elif isinstance(default, (bool, str)):
             assert told[name] == str(default).lower() or told[name] == default
+        elif isinstance(default, tuple):
+            assert told[name] == str(list(default))
         elif default is not None:
             assert float(told[name]) == default
 
 
 def test_keys_of_every_stage_are_told() -> None:
-    assert set(table("`[[stage]]`, of any kind")) == {"kind", "name", "base", "checkpoint_every", "checkpointing"}
+    told = {"kind", "name", "base", "checkpoint_every", "checkpointing", "exact"}
+    assert set(table("`[[stage]]`, of any kind")) == told
 
 
 def test_the_recipe_is_one(tmp_path: Path) -> None:
@@ -69,6 +81,12 @@ def test_the_recipe_is_one(tmp_path: Path) -> None:
     (stage,) = read_recipe(tmp_path / "recipe.toml").stages
     assert isinstance(stage, SftStage)
     assert stage.lora == LoraConfig(rank=16)
+
+
+def test_the_recipe_of_reinforcement_is_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(re.findall(r"^```toml\n(.*?)^```", TRAINING, re.DOTALL | re.MULTILINE)[1])
+    stages = read_recipe(tmp_path / "recipe.toml").stages
+    assert [type(stage) for stage in stages] == [GrpoStage, RejectStage, SftStage]
 
 
 def test_the_conversation_is_one() -> None:
