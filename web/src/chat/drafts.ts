@@ -45,6 +45,7 @@ export function useDraft(store: ConversationStore, text: string, attaching: Atta
   const aui = useAui();
   const id = useStore(store.store, (state) => state.id);
   const keptAs = useRef(id);
+  const restored = useRef(false);
   const { files, restore } = attaching;
 
   useLayoutEffect(() => {
@@ -57,7 +58,8 @@ export function useDraft(store: ConversationStore, text: string, attaching: Atta
       const returned = store.takeReturned();
       if (returned !== null) put(returned);
     };
-    put(keptDraft(store.state.id));
+    if (!restored.current) put(keptDraft(store.state.id));
+    restored.current = true;
     putReturned();
     return store.store.subscribe(putReturned);
   }, [store, aui, restore]);
