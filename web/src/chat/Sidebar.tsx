@@ -8,8 +8,8 @@ import { icons } from "../icons";
 import { useSession } from "../session";
 import { showToast } from "../toast";
 import { useFocusBack } from "../useFocusBack";
-import { reason } from "./conversation";
 import { exportJson, exportMarkdown, shareAsPage } from "./export";
+import { reason } from "./failures";
 import { loadMore, remove, rename, restore, search, useList } from "./list";
 
 interface Props {

@@ -4,9 +4,9 @@ import { createStore } from "zustand/vanilla";
 import { ApiError, request, send, Unreachable } from "../api/client";
 import { replyEvents } from "../api/stream";
 import type { Conversation, Message, NewReply, ReplyEvent, ReplyOptions, Tree } from "../api/types";
-import { texts } from "../i18n";
 import { announce } from "./changes";
 import type { Draft } from "./drafts";
+import { reason, refusal } from "./failures";
 import { grown, Live } from "./live";
 import { modelReady } from "./models";
 import { branches, type Choices, choose, chooseNewest, merged } from "./tree";
@@ -322,12 +322,6 @@ function blank(id: string, parent: string | null, role: "user" | "assistant", dr
   };
 }
 
-/** Why something did not work, for the person. */
-export function reason(error: unknown): string {
-  if (error instanceof Unreachable) return texts().admin.failures.unreachable;
-  return error instanceof Error ? error.message : String(error);
-}
-
 /** Asks the server for a reply, once its model can answer. */
 async function begin(run: Run, path: string, body: unknown, model?: string): Promise<Response> {
   const { signal } = run.controller;
@@ -354,7 +348,7 @@ function ended(message: Message, live: Live, finish: Finish): Message {
     usage: finish.usage,
     thought_seconds: finish.thought_seconds,
     seconds: finish.seconds,
-    failure: finish.error?.message ?? null,
+    failure: finish.error && refusal(finish.error.code, finish.error.message),
   };
 }
 
