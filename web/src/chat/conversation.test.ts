@@ -120,6 +120,23 @@ test("what the server refuses comes back to where it was written, with the reaso
   expect(store.takeReturned()).toBeNull();
 });
 
+test("a question that arrived although the connection was lost is not asked twice", async () => {
+  const kept = [message("q1", null, { content: "why?" }), message("a1", "q1", { role: "assistant", content: "so" })];
+  const routes = {
+    "POST /api/conversations/c1/replies": new TypeError("offline"),
+    "GET /api/conversations/c1": { conversation: CONVERSATION, messages: kept },
+  };
+  fakeServer(routes);
+  const store = new ConversationStore("c1");
+  await store.ask(draft("why?"), null, {});
+  expect(texts(store)).toEqual(["q1: why?", "a1: so"]);
+  expect(store.state.returned).toBeNull();
+  expect(store.state.failure).toBeNull();
+  await store.ask(draft("and now?"), "a1", {});
+  expect(store.state.returned).toEqual(draft("and now?"));
+  expect(store.state.failure).not.toBeNull();
+});
+
 test("a question waits for a model that loads, and can be taken back", async () => {
   models.setState({ models: [{ ...READY, state: "loading" }] });
   const asked = fakeServer({ "GET /api/models": [[{ ...READY, state: "loading" }]] });

@@ -41,6 +41,8 @@ interface Run {
   begun: boolean;
   /** It is stopped as soon as it has begun. */
   stopping: boolean;
+  /** Nothing was heard of what was sent. */
+  lost: boolean;
 }
 
 let pending = 0;
@@ -130,6 +132,7 @@ export class ConversationStore {
   async ask(draft: Draft, parent: string | null, options: ReplyOptions, created?: (id: string) => void): Promise<void> {
     const body: NewReply = { ...options, content: draft.text, parent };
     if (draft.attachments.length > 0) body.attachments = draft.attachments;
+    const before = new Set(this.state.messages.map((each) => each.id));
     const question = blank(`pending-question-${++pending}`, parent, "user", draft);
     const reply = { ...blank(`pending-reply-${pending}`, question.id, "assistant"), status: "streaming" as const };
     this.set({
@@ -138,7 +141,9 @@ export class ConversationStore {
       failure: null,
     });
     saveChoices(this.state);
+    let sent: Run | null = null as Run | null;
     const begun = await this.run(reply, async (run) => {
+      sent = run;
       if (this.state.id === null) {
         const { signal } = run.controller;
         const made = await request<Conversation>("/api/conversations", { method: "POST", body: {}, signal });
@@ -148,7 +153,18 @@ export class ConversationStore {
       }
       return begin(run, `/api/conversations/${this.state.id}/replies`, body, options.model);
     });
-    if (!begun) this.set({ returned: draft });
+    if (begun || (sent?.lost && (await this.arrived(draft, parent, before)))) return;
+    this.set({ returned: draft });
+  }
+
+  /** Whether a question came to the server all the same, although the connection was lost before it said so. */
+  private async arrived(draft: Draft, parent: string | null, before: ReadonlySet<string>): Promise<boolean> {
+    await this.load();
+    const there = this.state.messages.some(
+      (each) => !before.has(each.id) && each.role === "user" && each.parent === parent && each.content === draft.text,
+    );
+    if (there) this.set({ failure: null });
+    return there;
   }
 
   /** Another version of a reply. */
@@ -216,7 +232,7 @@ export class ConversationStore {
   private async run(reply: Message, ask: ((run: Run) => Promise<Response>) | null): Promise<boolean> {
     const live = new Live();
     const controller = new AbortController();
-    const run: Run = { live, controller, sent: ask === null, begun: ask === null, stopping: false };
+    const run: Run = { live, controller, sent: ask === null, begun: ask === null, stopping: false, lost: false };
     const { signal } = controller;
     let at = reply;
     this.runs.set(at.id, run);
@@ -235,6 +251,7 @@ export class ConversationStore {
       }
     } catch (error) {
       if (!run.begun) this.forget(reply);
+      run.lost = run.sent && error instanceof Unreachable;
       if (!signal.aborted && !(run.begun && error instanceof ApiError && error.status === 404)) this.fail(error);
     } finally {
       live.flush();
