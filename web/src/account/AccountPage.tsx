@@ -1,10 +1,10 @@
 /** Who I am, my password, my programs' keys, and what I have used. */
 
 import { useMemo } from "react";
+import { date, money } from "../format";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
 import { Frame } from "./Frame";
-import { date, money } from "./format";
 import { KeysSection } from "./KeysSection";
 import type { Key } from "./KeysTable";
 import { LimitsList } from "./limits";

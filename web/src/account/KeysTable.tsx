@@ -2,9 +2,9 @@
 
 import { useState } from "react";
 import type { Limits } from "../api/types";
+import { date, dateTime } from "../format";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
-import { date, dateTime } from "./format";
 import { LimitsList } from "./limits";
 import { Check, Table } from "./parts";
 

@@ -1,9 +1,9 @@
 /** Bars, one a day. The text is HTML around the SVG, so that it keeps its size however wide the bars are drawn. */
 
 import { useMemo, useState } from "react";
+import { compact, money, number, utcDay } from "../format";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
-import { compact, money, number, utcDay } from "./format";
 import { Select } from "./parts";
 import { byDay, type Day, type UsageRow } from "./usage";
 

@@ -1,9 +1,9 @@
 /** What was used: a chart of the days, and a table with every figure. */
 
 import { useMemo, useState } from "react";
+import { money, number, utcDay } from "../format";
 import { useTexts } from "../i18n";
 import { useSession } from "../session";
-import { money, number, utcDay } from "./format";
 import { Select, Shown, Table } from "./parts";
 import { UsageChart } from "./UsageChart";
 import { type Group, type Grouping, group, type Sums, sum, type UsageRow } from "./usage";

@@ -1,8 +1,8 @@
 /** What went wrong, in the reader's language where the server has a code for it, else as the server says it. */
 
 import { ApiError, Unreachable } from "../api/client";
+import { duration } from "../format";
 import type { Texts } from "../i18n";
-import { duration } from "./format";
 
 export function describe(error: unknown, t: Texts): string {
   const texts = t.admin.failures;

@@ -1,8 +1,8 @@
 /** Limits of an account or a key: shown in a line, and as fields of a form. */
 
 import type { Limits } from "../api/types";
+import { money, number } from "../format";
 import { useTexts } from "../i18n";
-import { money, number } from "./format";
 import { Field } from "./parts";
 
 export const LIMITS = ["concurrency", "requests_per_minute", "tokens_per_minute", "spend_per_day"] as const;

@@ -3,13 +3,13 @@
 import { ComposerPrimitive, useAui, useAuiState } from "@assistant-ui/react";
 import { type KeyboardEvent, useEffect, useRef, useState } from "react";
 import type { Message, ReplyOptions } from "../api/types";
+import { bytes } from "../format";
 import { useTexts } from "../i18n";
 import { icons } from "../icons";
 import type { Attaching } from "./attaching";
 import type { ConversationStore } from "./conversation";
 import { useCount } from "./count";
 import { useDraft } from "./drafts";
-import { bytes } from "./format";
 import { chosenModel, useModels } from "./models";
 import { MOST_TOKENS, preferences, type Thinking, usePreferences } from "./preferences";
 import { useDrop } from "./useDrop";

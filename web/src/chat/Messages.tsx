@@ -3,12 +3,12 @@
 import { ActionBarPrimitive, ComposerPrimitive, MessagePrimitive } from "@assistant-ui/react";
 import { memo, useEffect, useRef, useState } from "react";
 import type { Message } from "../api/types";
+import { bytes, elapsed } from "../format";
 import { type Texts, useTexts } from "../i18n";
 import { icons } from "../icons";
 import { Markdown } from "../markdown/Markdown";
 import { useLive, useMessage, useShown } from "./context";
 import { copyText } from "./copy";
-import { bytes, duration } from "./format";
 import { grown, type LiveState } from "./live";
 import { chosenModel, useModels } from "./models";
 import { usePreferences } from "./preferences";
@@ -266,7 +266,7 @@ function Details({ message }: { message: Message }) {
   const { usage, seconds } = message;
   const parts: string[] = [];
   if (usage && seconds) parts.push(t.tokensPerSecond(usage.completion_tokens / seconds));
-  if (seconds) parts.push(duration(seconds));
+  if (seconds) parts.push(elapsed(seconds));
   if (usage === null && message.model === null) return null;
   return (
     <details className="details">
@@ -281,7 +281,7 @@ function Details({ message }: { message: Message }) {
             <Fact name={t.reasoningTokens} value={usage.reasoning_tokens.toLocaleString()} />
           </>
         )}
-        {seconds !== null && <Fact name={t.time} value={duration(seconds)} />}
+        {seconds !== null && <Fact name={t.time} value={elapsed(seconds)} />}
         {usage && seconds ? <Fact name={t.speed} value={t.tokensPerSecond(usage.completion_tokens / seconds)} /> : null}
       </dl>
     </details>

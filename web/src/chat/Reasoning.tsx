@@ -2,10 +2,10 @@
 
 import { useEffect, useId, useRef, useState } from "react";
 import type { Message } from "../api/types";
+import { elapsed } from "../format";
 import { useTexts } from "../i18n";
 import { icons } from "../icons";
 import { Markdown } from "../markdown/Markdown";
-import { duration } from "./format";
 import { grown, type LiveState } from "./live";
 
 export function Reasoning({ message, live }: { message: Message; live: LiveState | null }) {
@@ -58,7 +58,7 @@ function Scroll({ follow, text, streaming }: { follow: boolean; text: string; st
 
 function summary(message: Message, t: ReturnType<typeof useTexts>): string {
   const tokens = message.usage?.reasoning_tokens ?? null;
-  if (message.thought_seconds > 0) return t.thoughtFor(duration(message.thought_seconds), tokens);
+  if (message.thought_seconds > 0) return t.thoughtFor(elapsed(message.thought_seconds), tokens);
   return message.status === "complete" ? t.thought : t.thoughtStopped;
 }
 
@@ -73,7 +73,7 @@ function Clock({ live }: { live: LiveState }) {
     return () => clearInterval(timer);
   }, [running]);
   const until = live.thoughtEnded ?? Math.max(now, live.thoughtBegan ?? now);
-  const text = duration(live.thoughtBegan === null ? 0 : (until - live.thoughtBegan) / 1000);
+  const text = elapsed(live.thoughtBegan === null ? 0 : (until - live.thoughtBegan) / 1000);
   const tokens = live.thoughtTokens;
   return <span>{running ? t.thinkingFor(text, tokens) : t.thoughtFor(text, tokens || null)}</span>;
 }

@@ -69,9 +69,9 @@ function SearchBox() {
   const t = useTexts();
   const [text, setText] = useState(useList().query ?? "");
   useEffect(() => {
-    const timer = setTimeout(() => void search(text).catch(() => {}), PAUSE);
+    const timer = setTimeout(() => void told(search(text), t), PAUSE);
     return () => clearTimeout(timer);
-  }, [text]);
+  }, [text, t]);
   return (
     <search>
       {icons.search}

@@ -1,6 +1,6 @@
 import { renderToStaticMarkup } from "react-dom/server";
 import type { Message } from "../api/types";
-import { duration } from "../chat/format";
+import { elapsed } from "../format";
 import { type Texts, TextsContext, useTexts } from "../i18n";
 import { highlight } from "../markdown/highlight";
 import { Markdown } from "../markdown/Markdown";
@@ -101,5 +101,5 @@ function Turn({ message }: { message: Message }) {
 
 function thought(message: Message, t: Texts): string {
   if (message.thought_seconds <= 0) return message.status === "complete" ? t.thinking : t.thoughtStopped;
-  return t.thoughtFor(duration(message.thought_seconds), message.usage?.reasoning_tokens ?? null);
+  return t.thoughtFor(elapsed(message.thought_seconds), message.usage?.reasoning_tokens ?? null);
 }

@@ -3,10 +3,10 @@
 import { useRef, useState } from "react";
 import { request } from "../../api/client";
 import type { Account } from "../../api/types";
+import { dateTime } from "../../format";
 import { useTexts } from "../../i18n";
 import { Confirm } from "../Dialog";
 import { useAnnounce } from "../Frame";
-import { dateTime } from "../format";
 import { Section, Shown, Table } from "../parts";
 import type { Loaded } from "../useLoad";
 

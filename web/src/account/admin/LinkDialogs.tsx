@@ -3,10 +3,10 @@
 import { type ReactNode, useState } from "react";
 import { request } from "../../api/client";
 import type { Account } from "../../api/types";
+import { dateTime } from "../../format";
 import { useTexts } from "../../i18n";
 import { CopyField } from "../copy";
 import { Dialog } from "../Dialog";
-import { dateTime } from "../format";
 import { writeLink } from "../invitation";
 import { Failure, Select } from "../parts";
 import { useAction } from "../useAction";

@@ -1,7 +1,7 @@
 /** A line of what was measured lately. */
 
+import { number } from "../../format";
 import { useTexts } from "../../i18n";
-import { number } from "../format";
 
 /** at: milliseconds since 1970. */
 export interface Sample {

@@ -2,8 +2,8 @@
 
 import { useEffect, useState } from "react";
 import type { Model } from "../../api/types";
+import { bytes, clock, duration, number } from "../../format";
 import { useTexts } from "../../i18n";
-import { bytes, clock, duration, number } from "../format";
 import { Section, Shown, Table } from "../parts";
 import { useLoad } from "../useLoad";
 import { LiveChart, type Sample } from "./LiveChart";

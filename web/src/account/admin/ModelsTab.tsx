@@ -1,8 +1,8 @@
 /** The models: what they are, and how far their loading is. */
 
 import type { Model, Progress } from "../../api/types";
+import { bytes, languageName, number } from "../../format";
 import { useTexts } from "../../i18n";
-import { bytes, languageName, number } from "../format";
 import { Section, Shown, Table } from "../parts";
 import { useLoad } from "../useLoad";
 

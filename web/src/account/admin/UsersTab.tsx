@@ -2,10 +2,10 @@
 
 import { useRef, useState } from "react";
 import type { Account } from "../../api/types";
+import { date, money } from "../../format";
 import { useTexts } from "../../i18n";
 import { useSession } from "../../session";
 import { useAnnounce } from "../Frame";
-import { date, money } from "../format";
 import { LimitsList } from "../limits";
 import { Section, Shown, Table } from "../parts";
 import { useLoad } from "../useLoad";

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
-import { setLanguage } from "../i18n";
-import { bytes, compact, duration, languageName, money, number, utcDay } from "./format";
+import { bytes, compact, duration, elapsed, languageName, money, number, utcDay } from "./format";
+import { setLanguage } from "./i18n";
 
 afterEach(() => setLanguage("en"));
 
@@ -22,8 +22,8 @@ test("figures are short where they have to be, in each language's own way", () =
 });
 
 test.each([
-  [0, "0 byte"],
-  [999, "999 byte"],
+  [0, "0 bytes"],
+  [999, "999 bytes"],
   [61_000_000, "61 MB"],
   [2_540_000_000, "2.5 GB"],
   [9e15, "9,000 TB"],
@@ -54,4 +54,20 @@ test("a day of usage is the same day wherever it is read", () => {
 test("languages have names, and what is none stays as it is", () => {
   expect(languageName("zh")).toBe("Chinese");
   expect(languageName("not a tag")).toBe("not a tag");
+});
+
+test.each([
+  [0.04, "0 sec"],
+  [2.54, "2.5 sec"],
+  [12.3, "12 sec"],
+  [125, "2 min 5 sec"],
+  [7260, "2 hr 1 min"],
+])("%f seconds are %s", (seconds, text) => {
+  setLanguage("en");
+  expect(elapsed(seconds)).toBe(text);
+});
+
+test("in Chinese", () => {
+  setLanguage("zh");
+  expect(elapsed(12)).toBe("12秒");
 });

@@ -1,6 +1,6 @@
 /** Numbers, money, times and sizes as the language in use writes them. */
 
-import { languageTag } from "../i18n";
+import { languageTag } from "./i18n";
 
 export function number(n: number, digits = 0): string {
   return n.toLocaleString(languageTag(), { maximumFractionDigits: digits });
@@ -41,9 +41,11 @@ export function utcDay(iso: string): string {
 
 const SIZES = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"] as const;
 
+/** Such as "103 MB". */
 export function bytes(n: number): string {
   const step = n < 1 ? 0 : Math.min(SIZES.length - 1, Math.floor(Math.log10(n) / 3));
-  return inUnit(n / 1000 ** step, SIZES[step] ?? "byte", step < 2 ? 0 : 1);
+  const display = step === 0 ? "long" : "short"; // the short "byte" has no plural
+  return inUnit(n / 1000 ** step, SIZES[step] ?? "byte", step < 2 ? 0 : 1, display);
 }
 
 const SPANS = [
@@ -70,11 +72,19 @@ export function duration(seconds: number): string {
   return shown.map(({ unit, whole }) => inUnit(whole, unit, 0)).join(" ");
 }
 
-function inUnit(n: number, unit: string, digits: number): string {
+/** How long something took: "2.5 sec", "12 sec", "2 min 5 sec". */
+export function elapsed(seconds: number): string {
+  const whole = seconds < 10 ? Math.round(seconds * 10) / 10 : Math.round(seconds);
+  if (whole < 60) return inUnit(whole, "second", 1);
+  if (whole < 3600) return `${inUnit(Math.floor(whole / 60), "minute", 0)} ${inUnit(whole % 60, "second", 0)}`;
+  return `${inUnit(Math.floor(whole / 3600), "hour", 0)} ${inUnit(Math.floor((whole % 3600) / 60), "minute", 0)}`;
+}
+
+function inUnit(n: number, unit: string, digits: number, unitDisplay: "short" | "long" = "short"): string {
   return n.toLocaleString(languageTag(), {
     style: "unit",
     unit,
-    unitDisplay: "short",
+    unitDisplay,
     maximumFractionDigits: digits,
   });
 }
