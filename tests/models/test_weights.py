@@ -164,7 +164,11 @@ assert "torch._dynamo" not in sys.modules
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_holds_the_model_and_a_few_pieces_of_the_file(tmp_path: Path) -> None:
-    """A 184 MB fp32 file into a 92 MB bf16 network: what is mapped or decoded on the way does not pile up."""
+    """A 184 MB fp32 file into a 92 MB bf16 network: what is mapped or decoded on the way does not pile up.
+
+    A small model is loaded first: PyTorch's own code, of which the system maps as much as it likes when it is first
+    run, is no part of the question.
+    """
     code = f"""
 import json, torch
 from pathlib import Path
@@ -172,30 +176,35 @@ from millet.models.checkpoint import SafetensorsWeights
 from millet.models.config import ModelConfig
 from millet.models.weights import fill, unfilled
 
-hf = {{"model_type": "llama", "vocab_size": 2**14, "hidden_size": 1024, "intermediate_size": 1024,
-      "num_hidden_layers": 2, "num_attention_heads": 8, "max_position_embeddings": 1}}
 torch.set_num_threads(2)
-network = unfilled(ModelConfig.from_hf(hf))
-header, position = {{}}, 0
-for name, p in network.named_parameters():
-    header[name] = {{"dtype": "F32", "shape": list(p.shape), "data_offsets": [position, position + 4 * p.numel()]}}
-    position += 4 * p.numel()
-text = json.dumps(header).encode()
-with open(Path({str(tmp_path)!r}) / "model.safetensors", "wb") as file:
-    file.write(len(text).to_bytes(8, "little") + text)
-    file.truncate(8 + len(text) + position)
 
-def peak(key):
+def load(directory, width):
+    hf = {{"model_type": "llama", "vocab_size": 2**14, "hidden_size": width, "intermediate_size": width,
+          "num_hidden_layers": 2, "num_attention_heads": 8, "max_position_embeddings": 1}}
+    network = unfilled(ModelConfig.from_hf(hf))
+    header, position = {{}}, 0
+    for name, p in network.named_parameters():
+        header[name] = {{"dtype": "F32", "shape": list(p.shape), "data_offsets": [position, position + 4 * p.numel()]}}
+        position += 4 * p.numel()
+    text = json.dumps(header).encode()
+    directory.mkdir()
+    with open(directory / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + position)
+    weights = SafetensorsWeights(directory)
+    before = memory("VmRSS")
+    fill(network, weights, torch.bfloat16, "cpu")
+    return position / 2**21, memory("VmHWM") - before
+
+def memory(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
 
-weights = SafetensorsWeights(Path({str(tmp_path)!r}))
-before = peak("VmRSS")
-fill(network, weights, torch.bfloat16, "cpu")
-print(position / 2**21, peak("VmHWM") - before)
+load(Path({str(tmp_path)!r}) / "small", 64)
+print(*load(Path({str(tmp_path)!r}) / "large", 1024))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     model, grown = map(float, done.stdout.split())
     assert model > 90
-    assert grown < model + 40
+    assert grown < model + 60  # a matrix decoded whole is 64 MB more, the mapped file 184
