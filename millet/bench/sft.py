@@ -68,7 +68,7 @@ def bench_sft(
         del loaded
         for kind in ("full", "lora"):
             report[kind] = _by_turns(
-                Path(folder) / "model", batches, kind, ["millet", *peers], config, threads, length, say, report
+                Path(folder) / "model", batches, kind, ["millet", *peers], config, threads, say, report
             )
     return report
 
@@ -108,7 +108,6 @@ def _by_turns(
     names: Sequence[str],
     config: ModelConfig,
     threads: int,
-    length: int,
     say: Say,
     report: dict[str, Any],
 ) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _by_turns(
         for name in names:
             say(f"{kind}: starting {name}")
             workers[name] = stack.enter_context(Worker(name, threads, "millet.bench.sft_worker"))
-            started = workers[name].call("start", model=str(model), batches=batches, lora=kind == "lora", length=length)
+            started = workers[name].call("start", model=str(model), batches=batches, lora=kind == "lora")
             report["versions"] |= started["versions"]
         for number, batch in enumerate(batches):
             roof = measure_roof().fp32

@@ -7,7 +7,6 @@ ids, fp32, AdamW and gradient clipping.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import IO, Any, Protocol
 import torch
 
 from millet.bench.worker import answer_all, own_output, peak_memory
-from millet.errors import MilletError
 
 RANK, ALPHA, RATE, CLIP = 16, 32, 1e-5, 1.0  # learning so slowly that every step is alike
 
@@ -31,7 +29,7 @@ class Trainer(Protocol):
 
 
 class MilletTrainer:
-    def __init__(self, model: str, batches: list[Sequences], lora: bool, length: int) -> None:
+    def __init__(self, model: str, batches: list[Sequences], lora: bool) -> None:
         from millet.models.load import load
         from millet.train.lora import LoraConfig
         from millet.train.optimizer import Optimizer, OptimizerSettings
@@ -53,40 +51,23 @@ class MilletTrainer:
 
 
 class TrlTrainer:
-    """TRL's SFTTrainer with its own packing and without gradient checkpointing, which is faster where memory is not
-    short. It runs in a thread; a callback holds it between steps."""
+    """TRL's SFTTrainer without gradient checkpointing, which is faster where memory is not short. Its data look as
+    its own packing leaves them, but a batch is the batch that Millet has, too."""
 
-    def __init__(self, model: str, batches: list[Sequences], lora: bool, length: int) -> None:
+    def __init__(self, model: str, batches: list[Sequences], lora: bool) -> None:
         from datasets import Dataset
         from peft import LoraConfig
-        from transformers import TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._losses: list[float] = []
-        self._error: BaseException | None = None
-        trainer = self
+        from millet.bench.held import Held
 
-        class Held(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                trainer._go.acquire()
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
-                if logs and "loss" in logs:
-                    trainer._losses.append(float(logs["loss"]))
-                    trainer._done.release()
-
-        rows = [
-            {"input_ids": ids, "completion_mask": [0] * first + [1] * (len(ids) - first)}
-            for batch in batches
-            for ids, first in batch
-        ]
         settings = SFTConfig(
             output_dir=str(Path(model) / "trl"),
             per_device_train_batch_size=1,
-            packing=True,
-            max_length=length,
-            completion_only_loss=True,
+            padding_free=True,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            train_sampling_strategy="sequential",
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=True,
@@ -101,31 +82,30 @@ class TrlTrainer:
             model_init_kwargs={"dtype": "float32"},
         )
         adapter = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-        self._trainer = SFTTrainer(
+        self._held = Held()
+        trainer = SFTTrainer(
             model,
             args=settings,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list([packed(batch) for batch in batches]),
             peft_config=adapter if lora else None,
-            callbacks=[Held()],
+            callbacks=[self._held],
         )
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._trainer.train()
-        except BaseException as error:  # told to the near end at its next step
-            self._error = error
-            self._done.release()
+        self._held.start(trainer)
 
     def step(self) -> float:
-        self._go.release()
-        self._done.acquire()
-        if self._error is not None:
-            raise MilletError(str(self._error) or repr(self._error))
-        return self._losses[-1]
+        return float(self._held.step()["loss"])
 
 
-TRAINERS: dict[str, Callable[[str, list[Sequences], bool, int], Trainer]] = {"millet": MilletTrainer, "trl": TrlTrainer}
+def packed(batch: Sequences) -> dict[str, list[int]]:
+    """A row of TRL's packed data: sequences end to end, and where each ends. -100 marks what is not learned."""
+    return {
+        "input_ids": [token for ids, _ in batch for token in ids],
+        "labels": [label for ids, first in batch for label in [-100] * first + ids[first:]],
+        "seq_lengths": [len(ids) for ids, _ in batch],
+    }
+
+
+TRAINERS: dict[str, Callable[[str, list[Sequences], bool], Trainer]] = {"millet": MilletTrainer, "trl": TrlTrainer}
 PACKAGES = {"millet": ("torch",), "trl": ("torch", "transformers", "trl", "peft")}
 
 
@@ -137,7 +117,7 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
         match command["do"]:
             case "start":
                 batches = [[(ids, first) for ids, first in batch] for batch in command["batches"]]
-                trainer.append(TRAINERS[name](command["model"], batches, command["lora"], command["length"]))
+                trainer.append(TRAINERS[name](command["model"], batches, command["lora"]))
                 return {"versions": {package: version(package) for package in PACKAGES[name]}, "bytes": peak_memory()}
             case "step":
                 return {"loss": trainer[0].step()}

@@ -39,8 +39,13 @@ def test_the_whole_of_it(peers: list[str], tmp_path: Path, seed: int) -> None:
     if peers and find_spec("trl") is None:
         pytest.skip("TRL is not installed: pip install -e '.[bench]'")
     directory = write_directory(toy("llama-tied", seed), tmp_path / "model")
-    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello hello"}]}
-    (tmp_path / "chats.jsonl").write_text((json.dumps(chat) + "\n") * 20)
+    (tmp_path / "chats.jsonl").write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": said}]})
+            + "\n"
+            for said in ("hello", "no", "hello hello", "yes") * 5
+        )
+    )
     report = bench_sft(str(directory), tmp_path / "chats.jsonl", peers=peers, rounds=1, threads=1, length=64)
     for kind in ("full", "lora"):
         found = report[kind]
