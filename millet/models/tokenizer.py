@@ -109,6 +109,10 @@ class Tokenizer:
         """One more than the largest id; a model's embedding may have more rows."""
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the vocabulary spells it, added ones too -> its id."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     @property
     def special_tokens(self) -> dict[str, str]:
         """The named tokens ("bos_token", ...) that the model has: a chat template's variables."""

@@ -50,8 +50,8 @@ class _TargetLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropies, slopes = [], [], []
         sloped = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
-        for rows in _chunks(hidden_ND, weight_VD):
-            logits_NV = exact(hidden_ND[rows]) if exact else _logits(hidden_ND[rows], weight_VD)
+        for rows in chunks(hidden_ND, weight_VD):
+            logits_NV = exact(hidden_ND[rows]) if exact else logits(hidden_ND[rows], weight_VD)
             all_NV = logits_NV.log_softmax(-1)
             own_N = all_NV.gather(1, targets_N[rows, None])[:, 0]
             if exact:
@@ -80,8 +80,8 @@ class _TargetLogprobs(torch.autograd.Function):
         wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_ND) if wanted_hidden else None
         grad_weight = torch.zeros_like(weight_VD) if wanted_weight else None
-        for rows in _chunks(hidden_ND, weight_VD):
-            errors_NV = _errors(_logits(hidden_ND[rows], weight_VD).log_softmax(-1), targets_N[rows])
+        for rows in chunks(hidden_ND, weight_VD):
+            errors_NV = _errors(logits(hidden_ND[rows], weight_VD).log_softmax(-1), targets_N[rows])
             errors_NV = errors_NV.mul_(grads[0][rows, None]).to(weight_VD.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = errors_NV @ weight_VD
@@ -97,12 +97,12 @@ def _errors(logprobs_NV: Tensor, targets_N: Tensor) -> Tensor:
     return errors_NV
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+def logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
     logits_NV = product(hidden_ND, weight_VD)
     return logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
 
 
-def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
     """Of equal length, as nearly as can be: the last one is not a few rows."""
     n = len(hidden_ND)
     count = max(1, -(-n * len(weight_VD) // LOGITS))

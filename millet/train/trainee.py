@@ -29,7 +29,7 @@ from millet.models.load import restore_base
 from millet.models.model import Model
 from millet.models.weights import LAYER, unfilled
 from millet.train.lora import LoraConfig, LoRALinear, attach, continue_from
-from millet.train.loss import target_logprobs
+from millet.train.loss import Head, target_logprobs
 
 Ids = Sequence[int]
 
@@ -68,20 +68,26 @@ class Trainee:
 
         fp32 [max(0, len(ids) - first[i])] per sequence. The first tokens are computed only as far as others need them.
         """
-        first = [1] * len(sequences) if first is None else first
-        for ids, start in zip(sequences, first, strict=True):
-            self.model.check(ids)
-            if start < 1:
-                raise BadRequest(f"first is {start}; the first token follows nothing, so it must be at least 1")
-        counts = [max(0, len(ids) - start) for ids, start in zip(sequences, first, strict=True)]
-        whole = [(ids, start) for ids, start, n in zip(sequences, first, counts, strict=True) if n]
-        if not whole:
+        counts, batch = self._batch(sequences, [1] * len(sequences) if first is None else first)
+        if batch is None:
             return [torch.empty(0, device=self.model.device) for _ in sequences]
-        batch = _pack(whole, share=not self._exact)
-        device = self.model.device
-        ids_T = torch.tensor(batch.ids, device=device)
-        rows_N, targets_N = torch.tensor(batch.rows, device=device), torch.tensor(batch.targets, device=device)
-        return list(self._logprobs(ids_T, batch, rows_N, targets_N).split(counts))
+        hidden_ND, exact = self._hidden(batch)
+        targets_N = torch.tensor(batch.targets, device=self.model.device)
+        return list(target_logprobs(hidden_ND, self.head, targets_N, exact).split(counts))
+
+    def hidden(self, sequences: Sequence[Ids], first: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What the head computes logits from for every token from index first[i] (at least 1) on, differentiable, and
+        those tokens. [N, D] and int64 [N], the sequences' one after the other"""
+        _, batch = self._batch(sequences, first)
+        if batch is None:
+            raise BadRequest("there is no token to learn from; give some")
+        return self._hidden(batch)[0], torch.tensor(batch.targets, device=self.model.device)
+
+    @property
+    def head(self) -> Tensor:
+        """The weight that makes logits of hidden states. [V, D]"""
+        weight_VD: Tensor = self.model.network.vocabulary.head.modules[0].weight
+        return weight_VD
 
     def merged(self) -> Model:
         """For inference: a network of its own, each adapted weight summed. What has no adapter is shared with it."""
@@ -133,20 +139,30 @@ class Trainee:
         predicts_further = layer is not None and int(layer[1]) >= self.model.config.num_layers
         return not (predicts_further or name.endswith("e_score_correction_bias"))
 
-    def _logprobs(self, ids_T: Tensor, batch: _Batch, rows_N: Tensor, targets_N: Tensor) -> Tensor:
-        model, network = self.model, self.model.network
-        weight_VD = network.vocabulary.head.modules[0].weight
+    def _batch(self, sequences: Sequence[Ids], first: Sequence[int]) -> tuple[list[int], _Batch | None]:
+        """How many targets each sequence has, and all of them packed; None where there are none."""
+        for ids, start in zip(sequences, first, strict=True):
+            self.model.check(ids)
+            if start < 1:
+                raise BadRequest(f"first is {start}; the first token follows nothing, so it must be at least 1")
+        counts = [max(0, len(ids) - start) for ids, start in zip(sequences, first, strict=True)]
+        whole = [(ids, start) for ids, start, n in zip(sequences, first, counts, strict=True) if n]
+        return counts, _pack(whole, share=not self._exact) if whole else None
+
+    def _hidden(self, batch: _Batch) -> tuple[Tensor, Head | None]:
+        """The rows that have a target [N, D], and in exact mode how the engine computes their logits."""
+        network, device = self.model.network, self.model.device
+        ids_T, rows_N = torch.tensor(batch.ids, device=device), torch.tensor(batch.rows, device=device)
         if not self._exact:
-            attention = SegmentAttention(batch.lengths, batch.parents, model.device)
-            return target_logprobs(network(ids_T, attention)[rows_N], weight_VD, targets_N)
+            return network(ids_T, SegmentAttention(batch.lengths, batch.parents, device))[rows_N], None
         eager = Eager(ids_T, batch.lengths)
-        hidden_TD = network(eager.ids, EagerAttention(eager, model.cache_dtype)).tensor
+        hidden_TD = network(eager.ids, EagerAttention(eager, self.model.cache_dtype)).tensor
 
         def logits(hidden_ND: Tensor) -> Tensor:
             logits_NV: Tensor = network.head(Native(eager, hidden_ND)).tensor
             return logits_NV
 
-        return target_logprobs(hidden_TD[rows_N], weight_VD, targets_N, exact=logits)
+        return hidden_TD[rows_N], logits
 
 
 @dataclass
