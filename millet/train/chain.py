@@ -107,9 +107,9 @@ def _only_one(out: Path) -> Iterator[None]:
         yield
 
 
-def _run(recipe: Recipe, stage: Stage, parent: str, context: Context) -> dict[str, Any]:
+def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str, Any]:
     folder = context.folder
-    parents = {parent: _place(context.base)}
+    parents = {name: _place(context.model(name)) for name in stage.parents(start)}
     data = {name: context.path(name) for name in stage.sources()}
     now = {"stage": stage.name, **origin(configuration(stage), context.seed, data, parents)}
     before = read_lineage(folder) or _begun(folder)

@@ -36,6 +36,9 @@ KINDS = {
     "sft": ("millet.train.sft", "SftStage"),
     "grpo": ("millet.train.grpo", "GrpoStage"),
     "reject": ("millet.train.reject", "RejectStage"),
+    "distill": ("millet.train.distill", "DistillStage"),
+    "distill-logits": ("millet.train.distill_logits", "DistillLogitsStage"),
+    "distill-on-policy": ("millet.train.distill_on_policy", "DistillOnPolicyStage"),
 }
 
 Table = TypeVar("Table")

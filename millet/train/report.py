@@ -38,9 +38,10 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
     lineage = read_lineage(folder)
     title = f"{origin['stage']} ({origin['configuration']['kind']})"
     state = f"{len(records):,} steps" if lineage else f"stopped after {len(records):,} steps"
+    parents = f", from {', '.join(origin['parents'])}" if origin["parents"] else ""
     ledger = lineage["ledger"] if lineage else _so_far(records, recipe)
     parts = [
-        f"<h1>{html.escape(title)}</h1><p>{state}, from {html.escape(', '.join(origin['parents']))}.</p>",
+        f"<h1>{html.escape(title)}</h1><p>{state}{html.escape(parents)}.</p>",
         f"<h2>Curves</h2>{''.join(_curves(records))}",
         f"<h2>Cost</h2>{_table(ledger)}",
         f"<h2>Samples</h2>{_samples(samples)}" if samples else "",

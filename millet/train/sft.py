@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
+from millet.models.model import Model
 from millet.train.data import Example, Packing, Renderer, render_files, thinking_template
 from millet.train.loop import MicroBatch
 from millet.train.stage import Context, TrainingStage
@@ -51,15 +52,21 @@ class SftStage(TrainingStage):
         return self.data
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[Sft, int]:
-        model = trainee.model
+        limit = trainee.model.config.max_position_embeddings
+        method = Sft(trainee, self.examples(trainee.model, context, limit), self, context.seed)
+        return method, method.steps
+
+    def examples(self, model: Model, context: Context, limit: int) -> list[Example]:
+        """The data as this model reads it. limit: tokens that a sequence may have, beside micro_tokens.
+
+        A model that the data teaches to think says so from now on. Raises BadRequest for what cannot be learned from.
+        """
         renderer = Renderer(model)
         rendered = render_files([context.path(name) for name in self.data], renderer)
         if renderer.teaches_thinking and model.template is not None:
             model.template = thinking_template(model.template)
             model.tokenizer.config.pop("chat_template", None)  # where it may be kept too, as it was
-        limit = min(self.micro_tokens, model.config.max_position_embeddings)
-        method = Sft(trainee, self._fitting(rendered, limit), self, context.seed)
-        return method, method.steps
+        return self._fitting(rendered, min(self.micro_tokens, limit))
 
     def _fitting(self, examples: Sequence[Example], limit: int) -> list[Example]:
         fitting = [example for example in examples if len(example) <= limit]
@@ -100,13 +107,17 @@ class Sft:
         ]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        packs = [[self._examples[i] for i in pack] for pack in self._packing.take(self._micro_batches)]
+        packs = self.packs()
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
         for pack in packs:
             logprobs = self._trainee.logprobs([e.ids.tolist() for e in pack], [e.first for e in pack])
             kept = [_kept(values, example) for values, example in zip(logprobs, pack, strict=True)]
             yield MicroBatch(-torch.cat(kept).sum() / learned, tokens=sum(map(len, pack)))
         self._metrics = {"learned_tokens": learned, "sequences": sum(map(len, packs))}
+
+    def packs(self) -> list[list[Example]]:
+        """Those of the next step."""
+        return [[self._examples[i] for i in pack] for pack in self._packing.take(self._micro_batches)]
 
     def metrics(self) -> Mapping[str, float | None]:
         return self._metrics

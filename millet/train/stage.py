@@ -41,6 +41,10 @@ class Context:
     beside: Path
     stages: Mapping[str, Path]
 
+    def model(self, name: str) -> str:
+        """What `load` takes for the model that a recipe calls so: what an earlier stage has made, or any other."""
+        return str(self.stages[name] / MODEL) if name in self.stages else name
+
     def path(self, name: str) -> Path:
         """The file that a recipe calls so. Raises BadRequest where no earlier stage has the name."""
         if not name.startswith(FROM_STAGE):
@@ -75,6 +79,10 @@ class Stage(ABC):
     def sources(self) -> tuple[str, ...]:
         """Files it reads, as the recipe calls them."""
         return ()
+
+    def parents(self, base: str) -> tuple[str, ...]:
+        """Models that decide what it makes, as the recipe calls them. base: the one that it starts from."""
+        return (base,)
 
     @abstractmethod
     def run(self, context: Context) -> Outcome:

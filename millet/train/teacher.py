@@ -13,20 +13,24 @@ from torch import Tensor
 from millet.errors import BadRequest
 from millet.kernels.attention import PackedAttention
 from millet.kernels.eager import Eager, EagerAttention, Native
+from millet.models.load import load
 from millet.models.model import Model
 from millet.train.divergence import Rows
+from millet.train.stage import Context
 
 
 class Teacher:
-    """Its weights stay in the form that they were loaded in, 4-bit ones too, and never learn."""
+    """Its weights stay in the form that they were loaded in, 4-bit ones too, and never learn. name: for people."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, name: str) -> None:
+        self.model, self._name = model, name
         model.network.requires_grad_(False)
 
-    def logits(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> Rows:
-        """Of every token from index first[i] (at least 1) on: a function from some of these rows, the sequences' one
-        after the other, to what the token was chosen by, fp32 [n, V]."""
+    def logits(self, sequences: Sequence[Sequence[int]], first: Sequence[int], kept_N: Tensor | None = None) -> Rows:
+        """The rows of `Trainee.hidden`, as this model sees them: a function from some of them to logits, fp32 [n, V].
+
+        kept_N: which of them are counted, bool; by default all.
+        """
         model = self.model
         for ids in sequences:
             model.check(ids)
@@ -42,6 +46,7 @@ class Teacher:
             else:
                 hidden_TD = model.network(ids_T, PackedAttention(lengths, model.device))
             hidden_ND = hidden_TD[wanted_T]
+            hidden_ND = hidden_ND if kept_N is None else hidden_ND[kept_N]
 
         def rows(some: slice) -> Tensor:
             with torch.no_grad():
@@ -55,15 +60,17 @@ class Teacher:
 
     def describe(self) -> str:
         """A line for people, before the first step."""
-        return f"teacher: {self.model.name}, {self.model.network.weight_bytes / 1e9:.2f} GB, with the same vocabulary"
+        return f"teacher: {self._name}, {self.model.network.weight_bytes / 1e9:.2f} GB, with the student's vocabulary"
 
 
-def check_same_vocabulary(student: Model, teacher: Model) -> None:
-    """Raises BadRequest where a token id does not mean the same to both."""
-    own, other = student.tokenizer.vocabulary(), teacher.tokenizer.vocabulary()
-    if differing := len(own.items() ^ other.items()):
+def load_teacher(name: str, student: Model, context: Context) -> Teacher:
+    """The model that a recipe calls so, in the form that its file has. Raises BadRequest where a token id does not mean
+    the same to both."""
+    model = load(context.model(name), device=context.device)
+    differing = len(student.tokenizer.vocabulary().items() ^ model.tokenizer.vocabulary().items())
+    if differing:
         raise BadRequest(
-            f"{teacher.name} and {student.name} have different vocabularies ({differing:,} entries differ), so their "
-            "probabilities cannot be compared; take a teacher of the same family, or have its replies learned "
-            '(kind = "distill")'
+            f"the vocabulary of the teacher {name} is not the student's ({differing:,} entries differ), so their "
+            'probabilities cannot be compared; take one of its family, or learn from its replies (kind = "distill")'
         )
+    return Teacher(model, name)

@@ -14,7 +14,9 @@ import pytest
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Answered, Grade, Problem
-from millet.train.reject import Graded, RejectSettings, Sampling, readable
+from millet.train.harvest import Graded, Harvest, from_engine, questions
+from millet.train.ledger import Ledger
+from millet.train.reject import RejectSettings, readable
 from millet.train.rollout import Group, Sample
 
 
@@ -52,7 +54,7 @@ class Scripted:
             samples = []
             for index in range(replies):
                 text = f"It is {first + second} " + "indeed " * index if index < count else f"No idea {index}"
-                samples.append(Sample([0] * (5 + index), [], reply(text)))
+                samples.append(Sample([], [], reply(text, usage=Usage(completion_tokens=5 + index))))
             groups.append(Group([1], samples[::-1]))
         return groups
 
@@ -61,9 +63,16 @@ def grade(graded: Sequence[Graded]) -> list[Grade]:
     return [task.grade(problem, each) for task, problem, each in graded]
 
 
-def sampling(folder: Path, rollouts: Scripted, **settings: Any) -> Sampling:
+def harvest(folder: Path, **settings: Any) -> tuple[Harvest, RejectSettings]:
     chosen = RejectSettings(**{"problems": 3, "replies": 4, "keep": 2, "batch": 2, **settings})
-    return Sampling(rollouts, [Sums()], grade, chosen, 5, folder)  # type: ignore[arg-type]
+    asked = questions([Sums()], chosen.levels, chosen.problems)
+    return Harvest(asked, chosen.batch, grade, chosen.select, 5, folder), chosen
+
+
+def run(folder: Path, rollouts: Scripted, out: Path, **settings: Any) -> tuple[int, Ledger, list[Ledger]]:
+    some, chosen = harvest(folder, **settings)
+    costs = list(some.run(from_engine(rollouts, chosen.replies, 5)))  # type: ignore[arg-type]
+    return *some.collect(out), costs
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -71,15 +80,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_shortest_right_ones_of_each_question_hard_questions_first(tmp_path: Path) -> None:
-    some = sampling(tmp_path / "batches", Scripted([4, 1, 0]))
-    costs = list(some.run())
-    kept, ledger = some.collect(tmp_path / "data.jsonl")
+    kept, ledger, costs = run(tmp_path / "batches", Scripted([4, 1, 0]), tmp_path / "data.jsonl")
     found = rows(tmp_path / "data.jsonl")
     assert kept == len(found) == 3
     assert [(each["source"]["pass_rate"], each["source"]["tokens"]) for each in found] == [(0.25, 5), (1, 5), (1, 6)]
     assert found[0]["messages"][1]["reasoning"] == "Let me see."
     assert found[0]["source"]["task"] == "sums"
-    assert ledger.sampled_tokens == sum(cost.sampled_tokens for _, cost in costs) == 3 * (5 + 6 + 7 + 8)
+    assert ledger.sampled_tokens == sum(cost.sampled_tokens for cost in costs) == 3 * (5 + 6 + 7 + 8)
 
 
 def test_what_says_the_same_is_kept_once(tmp_path: Path) -> None:
@@ -88,24 +95,19 @@ def test_what_says_the_same_is_kept_once(tmp_path: Path) -> None:
             groups = super().sample(questions, replies, seeds)
             said = groups[0].samples[-1].reply
             spaced = replace(said, content=said.content.upper().replace(" ", "  "))
-            return [Group([1], [Sample([0], [], said), Sample([0, 0], [], spaced)])]
+            return [Group([1], [Sample([], [], said), Sample([], [], spaced)])]
 
-    some = sampling(tmp_path / "batches", Same([4]), problems=1, replies=2, batch=1)
-    list(some.run())
-    assert some.collect(tmp_path / "data.jsonl")[0] == 1
+    out = tmp_path / "data.jsonl"
+    assert run(tmp_path / "batches", Same([4]), out, problems=1, replies=2, batch=1)[0] == 1
 
 
 def test_a_run_that_broke_off_goes_on_to_the_same_file(tmp_path: Path) -> None:
-    whole = sampling(tmp_path / "whole", Scripted([3]))
-    list(whole.run())
-    whole.collect(tmp_path / "whole.jsonl")
+    run(tmp_path / "whole", Scripted([3]), tmp_path / "whole.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        list(sampling(tmp_path / "broken", Scripted([3], breaks_at=2)).run())
+        run(tmp_path / "broken", Scripted([3], breaks_at=2), tmp_path / "broken.jsonl")
+    assert harvest(tmp_path / "broken")[0].done == 1
     rest = Scripted([3])
-    again = sampling(tmp_path / "broken", rest)
-    assert again.done == 1
-    list(again.run())
-    again.collect(tmp_path / "broken.jsonl")
+    run(tmp_path / "broken", rest, tmp_path / "broken.jsonl")
     assert len(rest.asked) == 1
     assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

@@ -1,0 +1,259 @@
+"""On-policy distillation: the student answers, and learns at each of its own tokens what its teacher would have said.
+
+Data of others shows a student only places where others get to; its own mistakes lead elsewhere, and there nobody has
+told it how to go on. So it is taught where it goes (Agarwal et al., GKD, 2306.13649): replies are sampled from the
+student of now, the teacher reads them, and the loss is the mean over all their tokens of KL(student || teacher). The
+sampling itself is not differentiated.
+
+The same objective as a policy gradient has the advantage log p_teacher - log p_student of the sampled token. Both
+models are here, so the divergence is summed over the whole vocabulary instead: the same mean, and less noise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from millet.engine.engine import Engine
+from millet.errors import BadRequest
+from millet.reasoning.assistant import Assistant
+from millet.tasks.draw import draw
+from millet.tasks.find import find_task
+from millet.tasks.grading import Graders
+from millet.tasks.task import Grade, Problem, Task
+from millet.train.divergence import Divergence, distance
+from millet.train.harvest import Graded
+from millet.train.loop import MicroBatch
+from millet.train.prompts import Prompts
+from millet.train.rollout import Group, Rollouts, Sample
+from millet.train.stage import Context, TrainingStage
+from millet.train.teacher import Teacher, load_teacher
+from millet.train.trainee import Trainee
+
+REVERSE = Divergence("reverse")
+
+
+class Student(Protocol):
+    """What of a `Trainee` is needed."""
+
+    @property
+    def head(self) -> Tensor: ...
+    def hidden(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> tuple[Tensor, Tensor]: ...
+
+
+class Sampler(Protocol):
+    """What of `Rollouts` is needed."""
+
+    def refresh(self) -> None: ...
+    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
+    def close(self) -> None: ...
+
+
+class Judges(Protocol):
+    """What of `Graders` is needed."""
+
+    def grade(self, replies: Sequence[Graded]) -> list[Grade]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicySettings:
+    """questions: of a step, and replies to each. levels: of the tasks, one of them drawn for each question.
+    micro_tokens: of one pass through the models."""
+
+    levels: tuple[int, ...] = (0,)
+    questions: int = 16
+    replies: int = 1
+    max_tokens: int = 256
+    micro_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "replies", "max_tokens", "micro_tokens"):
+            if getattr(self, name) < 1:
+                raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with its replies and their grades; none of a file of prompts."""
+
+    task: Task
+    problem: Problem
+    group: Group
+    grades: list[Grade]
+
+
+class DistillOnPolicy:
+    """The method of `loop.Loop`."""
+
+    def __init__(
+        self,
+        student: Student,
+        sampler: Sampler,
+        teacher: Teacher,
+        tasks: Sequence[Task],
+        judges: Judges,
+        settings: OnPolicySettings,
+        seed: int,
+    ) -> None:
+        if len({task.name for task in tasks}) < len(tasks) or not tasks:
+            raise BadRequest("name every task and file of prompts once, and at least one")
+        self._student, self._sampler, self._teacher, self._judges = student, sampler, teacher, judges
+        self._tasks = {task.name: task for task in tasks}
+        self._levels = {task.name: [level for level in settings.levels if level < task.levels] for task in tasks}
+        for name, levels in self._levels.items():
+            if not levels and not isinstance(self._tasks[name], Prompts):
+                raise BadRequest(f"{name} has none of the levels {list(settings.levels)}; add a lower one")
+        self._settings, self._seed = settings, seed
+        self._drawn: Counter[str] = Counter()
+        self._metrics: dict[str, float | None] = {}
+        self._sample: dict[str, Any] | None = None
+
+    def check(self) -> list[str]:
+        """A first round of replies shows how far apart the two are."""
+        for _ in self.micro_batches(0):  # whose gradients nobody asks for
+            pass
+        tokens, kl = self._metrics["sampled_tokens"], self._metrics["kl"]
+        return [self._teacher.describe(), f"first round: {tokens:,.0f} tokens, {kl:.3f} nats a token from the teacher"]
+
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        self._sampler.refresh()
+        answered = self._answered(random.Random(f"{self._seed} {step}"))
+        rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples if sample.token_ids]
+        whole = sampled = sum(len(sample.token_ids) for _, sample in rows)
+        kl, cross_entropy, agreement = 0.0, 0.0, 0
+        for part in _parts(rows, self._settings.micro_tokens):
+            sequences = [[*prompt, *sample.token_ids] for prompt, sample in part]
+            first = [len(prompt) for prompt, _ in part]
+            hidden_ND, targets_N = self._student.hidden(sequences, first)
+            teacher = self._teacher.logits(sequences, first)
+            found = distance(hidden_ND, self._student.head, targets_N, teacher, REVERSE, 1 / whole)
+            kl, cross_entropy = kl + found.kl, cross_entropy + found.cross_entropy
+            agreement += found.agreement
+            yield MicroBatch(found.loss, sum(map(len, sequences)), sampled)
+            sampled = 0
+        self._measure(answered)
+        self._metrics |= {
+            "kl": kl / whole,
+            "cross_entropy": cross_entropy / whole,
+            "agreement": agreement / whole,
+            "sampled_tokens": float(whole),
+        }
+
+    def metrics(self) -> Mapping[str, float | None]:
+        return self._metrics
+
+    def sample(self) -> Mapping[str, Any] | None:
+        return self._sample
+
+    def state(self) -> dict[str, Any]:
+        return {"drawn": dict(self._drawn)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._drawn = Counter(state["drawn"])
+
+    def close(self) -> None:
+        self._sampler.close()
+        self._judges.close()
+
+    def _answered(self, rng: random.Random) -> list[Answered]:
+        tasks = [self._tasks[rng.choice(sorted(self._tasks))] for _ in range(self._settings.questions)]
+        problems = []
+        for task in tasks:
+            level = rng.choice(self._levels[task.name] or [0])
+            problems.append(draw(task, "train", level, self._drawn[task.name], self._seed))
+            self._drawn[task.name] += 1
+        seeds = [rng.randrange(2**62) for _ in tasks]
+        groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
+        asked = list(zip(tasks, problems, groups, strict=True))
+        graded = [
+            (task, problem, sample.reply)
+            for task, problem, group in asked
+            for sample in group.samples
+            if not isinstance(task, Prompts)
+        ]
+        grades = iter(self._judges.grade(graded))
+        return [
+            Answered(task, problem, group, [] if isinstance(task, Prompts) else [next(grades) for _ in group.samples])
+            for task, problem, group in asked
+        ]
+
+    def _measure(self, answered: Sequence[Answered]) -> None:
+        samples = [sample for each in answered for sample in each.group.samples]
+        scores: defaultdict[str, list[float]] = defaultdict(list)
+        for each in answered:
+            scores[each.task.name] += [grade.score for grade in each.grades]
+        self._metrics = {
+            **{f"accuracy {name}": _mean(found) for name, found in sorted(scores.items()) if found},
+            "reply_tokens": _mean([float(len(sample.token_ids)) for sample in samples]),
+            "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
+        }
+        shown = answered[0]
+        reply = shown.group.samples[0].reply
+        self._sample = {
+            "task": shown.task.name,
+            "question": shown.problem.prompt,
+            "answer": shown.problem.answer,
+            "thought": reply.reasoning,
+            "reply": reply.content,
+            "grade": shown.grades[0].reason if shown.grades else "not graded",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOnPolicyStage(TrainingStage, OnPolicySettings):
+    """teacher: a model as `load` takes it, or the stage that made one. tasks: as `millet task` knows them. prompts:
+    JSONL files with questions. think: "on", or "off" for replies without a thought. cache_tokens: of the sampler, for
+    all replies of a step together."""
+
+    teacher: str
+    tasks: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    steps: int = 100
+    think: Literal["on", "off"] = "on"
+    cache_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        TrainingStage.__post_init__(self)
+        OnPolicySettings.__post_init__(self)
+        if not (self.tasks or self.prompts):
+            raise BadRequest("there is nothing to ask; name tasks, or files of prompts")
+
+    def sources(self) -> tuple[str, ...]:
+        return self.prompts
+
+    def parents(self, base: str) -> tuple[str, ...]:
+        return (base, self.teacher)
+
+    def prepare(self, trainee: Trainee, context: Context) -> tuple[DistillOnPolicy, int]:
+        tasks = [find_task(name) for name in self.tasks]
+        prompts = [Prompts(name, context.path(name)) for name in self.prompts]
+        teacher = load_teacher(self.teacher, trainee.model, context)
+        engine = Engine(trainee.model, cache_tokens=self.cache_tokens, exact=self.exact)
+        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens)
+        method = DistillOnPolicy(trainee, rollouts, teacher, [*tasks, *prompts], Graders(), self, context.seed)
+        return method, self.steps
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _parts(rows: Sequence[tuple[list[int], Sample]], tokens: int) -> Iterator[list[tuple[list[int], Sample]]]:
+    """In order, as many at once as have so many tokens together; at least one."""
+    part: list[tuple[list[int], Sample]] = []
+    size = 0
+    for row in rows:
+        length = len(row[0]) + len(row[1].token_ids)
+        if part and size + length > tokens:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length
+    if part:
+        yield part
