@@ -27,6 +27,8 @@ from millet.errors import MilletError
 from millet.kernels.cpu import read_cpu
 from millet.tasks.task import Answered, Grade, PlainReply, Problem, Task
 
+# A shell around each worker removes its folder however the worker ends: by a signal too, with nobody left to see it.
+AND_TIDY_UP = '"$@"; rm -rf -- "$0"'
 LOADING_SECONDS = 120.0  # for a worker to start and a task's libraries to be read, on a slow disk
 
 
@@ -154,8 +156,9 @@ class _Worker:
         self.deadline = 0.0
         self._tasks: set[bytes] = set()  # those that it has already, by hash
         self._folder = tempfile.mkdtemp(prefix="millet-grader-")
+        worker = (sys.executable, "-m", "millet.tasks.grading_worker")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "millet.tasks.grading_worker", str(theirs.fileno()), self._folder],
+            ["/bin/sh", "-c", AND_TIDY_UP, self._folder, *worker, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # a grader may print what it reads, and that is nobody's
@@ -186,11 +189,13 @@ class _Worker:
 
     def end(self) -> None:
         """Kill it, with what it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self.connection.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self.connection.close()
+        finally:  # a second Ctrl-C, say
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _pickled(task: Task, value: object) -> bytes:

@@ -1,9 +1,11 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -26,7 +28,8 @@ def asked(*contents: str, task: Task | None = None) -> list[tuple[Task, Problem,
 
 
 def children() -> set[int]:
-    return {each.pid for each in psutil.Process().children(recursive=True)}
+    """Workers, without the shells around them."""
+    return {each.pid for each in psutil.Process().children(recursive=True) if each.name() != "sh"}
 
 
 def test_grades_come_in_the_order_of_the_replies():
@@ -139,22 +142,23 @@ def test_a_task_that_graders_cannot_load_is_an_error(tmp_path: Path):
         assert graders.counts == {"mine": Counts(graded=2, errors=2)}
 
 
-def test_graders_end_and_tidy_up_when_their_trainer_is_killed(tmp_path: Path):
+@pytest.mark.parametrize("last", ["pid", "kill {os.getpid()}", "kill-and-hang {os.getpid()}"])
+def test_graders_end_and_tidy_up_when_their_trainer_is_killed(tmp_path: Path, last: str):
+    """While they wait; with a grade to tell that nobody wants any more; and where the kernel has to end what hangs."""
     script = (
         "import os, signal\n"
-        "from millet.tasks.grading import Graders\n"
-        "from tests.tasks.test_grading import asked\n"
-        "graders = Graders(workers=2)\n"
+        "from tests.tasks.test_grading import Graders, asked\n"
+        "graders = Graders(workers=2, seconds=1)\n"
         "print(*[grade.reason for grade in graders.grade(asked('pid', 'pid'))], flush=True)\n"
+        f"graders.grade(asked(f'{last}'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
-    pids = [int(word) for word in ran.stdout.split()]
+    words, environment = [sys.executable, "-c", script], {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    pids = {int(word) for word in ran.stdout.split()}
     assert len(pids) == 2
-    for pid in set(pids):
-        try:
-            psutil.Process(pid).wait(timeout=60)
-        except psutil.NoSuchProcess:
-            continue
-    assert list(tmp_path.iterdir()) == []
+    deadline = time.monotonic() + 60
+    while any(map(psutil.pid_exists, pids)) or list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline, "they are there still"
+        time.sleep(0.01)

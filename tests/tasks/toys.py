@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
+
+import psutil
 
 from millet.tasks.extract import extract_answer
 from millet.tasks.task import Answered, Grade, Problem
@@ -34,6 +37,13 @@ class Obedient(Sums):
             case "hang":
                 while True:
                     time.sleep(3600)
+            case "kill" | "kill-and-hang":
+                os.kill(int(value), signal.SIGKILL)
+                while psutil.pid_exists(int(value)):
+                    time.sleep(0.001)
+                if word == "kill-and-hang":
+                    while True:
+                        time.sleep(3600)
             case "raise":
                 raise ValueError(reply.content)
             case "exit":
