@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from millet.evaluate.metrics import Summary
     from millet.evaluate.report import Report
     from millet.evaluate.results import Evaluation, Settings
+    from millet.evaluate.talk import Talk
     from millet.models.model import Model
     from millet.models.packing import Quantize
     from millet.tasks.task import Task
@@ -38,7 +39,11 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help="A name from `millet models`, a directory, a .gguf file, or hf:ORG/NAME.")
     ],
-    tasks: Annotated[str, typer.Option(help="Names of tasks, separated by commas.", metavar="NAMES")],
+    tasks: Annotated[str | None, typer.Option(help="Names of tasks, separated by commas.", metavar="NAMES")] = None,
+    talk: Annotated[
+        Path | None,
+        typer.Option(help="Everyday questions, asked instead; --compare names the base.", metavar="FILE.jsonl"),
+    ] = None,
     levels: Annotated[
         str, typer.Option(help="Levels of difficulty, separated by commas; all for every one.", metavar="NUMBERS")
     ] = "0",
@@ -63,11 +68,21 @@ def evaluate(
 
     Ctrl-C ends it with what there is.
     """
+    from millet.cli.talk import measure_talk
     from millet.evaluate.results import Settings, write_transcripts
 
     settings = Settings(problems, k, temperature, max_tokens, parse_think(think), seed)
     for path in (report, transcripts):
         _check_writable(path)
+    if talk is not None:
+        if tasks is not None or compare is None or report is not None or k > 1 or levels != "0":
+            raise BadRequest("--talk needs --compare BASE, and goes without --tasks, --levels, --k and --report")
+        found = measure_talk(model, compare, talk, settings, parse_quantize(quantize), batch)
+        return _tell_talk(found, settings, transcripts, as_json)
+    if tasks is None:
+        raise BadRequest(
+            "there is nothing to ask; add --tasks with names from `millet task list`, or --talk FILE.jsonl"
+        )
     chosen = parse_tasks(tasks, levels)
     names = [model] if compare is None else [model, compare]
     for name in names:
@@ -84,6 +99,18 @@ def evaluate(
         _write(report, lambda path: path.write_text(result.to_html(), encoding="utf-8"))
     if result.partial:
         raise typer.Exit(INTERRUPTED)
+    return None
+
+
+def _tell_talk(talk: Talk, settings: Settings, transcripts: Path | None, as_json: bool) -> None:
+    from millet.cli.talk import show_talk, talk_as_json, write_replies
+
+    if as_json:
+        print(talk_as_json(talk, settings))
+    else:
+        show_talk(console(), talk)
+    if transcripts is not None:
+        _write(transcripts, lambda path: write_replies(talk, path))
 
 
 def parse_tasks(names: str, levels: str) -> list[tuple[Task, int]]:

@@ -36,6 +36,7 @@ KINDS = {
     "sft": ("millet.train.sft", "SftStage"),
     "grpo": ("millet.train.grpo", "GrpoStage"),
     "reject": ("millet.train.reject", "RejectStage"),
+    "answers": ("millet.train.answers", "AnswersStage"),
     "distill": ("millet.train.distill", "DistillStage"),
     "distill-logits": ("millet.train.distill_logits", "DistillLogitsStage"),
     "distill-on-policy": ("millet.train.distill_on_policy", "DistillOnPolicyStage"),

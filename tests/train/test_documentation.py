@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from millet.train.answers import AnswersStage
 from millet.train.data import Renderer
 from millet.train.grpo import GrpoStage
 from millet.train.ledger import Prices
@@ -48,6 +49,7 @@ def table(head: str) -> dict[str, str]:
         ("`[[stage]]` of kind `grpo`", GrpoStage),
         ("`[stage.objective]`", Objective),
         ("`[[stage]]` of kind `reject`", RejectStage),
+        ("`[[stage]]` of kind `answers`", AnswersStage),
         ("`[stage.optimizer]`", OptimizerSettings),
         ("`[stage.schedule]`", Schedule),
         ("`[stage.lora]`", LoraConfig),

@@ -1,0 +1,154 @@
+"""A base's own answers behind thoughts that were written: which are kept, and that a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millet.errors import BadRequest
+from millet.reasoning.assistant import Assistant
+from millet.reasoning.reply import Reply, Usage
+from millet.tasks.task import Grade, Problem
+from millet.train.answers import AnswersStage, Behind, read_thoughts, repeats
+from millet.train.chain import train
+from millet.train.recipe import read_recipe
+from tests.reasoning.toys import toy_model
+from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[2]
+SAYS = "I say so to you."
+ANSWERS = '\n[[stage]]\nkind = "answers"\ndata = "everyday.jsonl"\nbatch = 2\nmax_tokens = 24\n'
+KILLING = """
+import os, signal, sys
+from tests.train.toy_recipe import Heard
+from millet.train.chain import train
+from millet.train.recipe import read_recipe
+
+class Killing(Heard):
+    def step(self, done, record):
+        os.kill(os.getpid(), signal.SIGKILL) if done == 2 else None
+
+train(read_recipe(sys.argv[1]), sys.argv[2], Killing())
+"""
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy that has learned to say one thing and to end."""
+    folder = tmp_path_factory.mktemp("speaker")
+    recipe = write_toy(folder, epochs=15, stages=STAGE.replace("512", "256"))
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": SAYS}]
+    rows = [{"messages": [{**turns[0], "content": f"What is {n}?"}, turns[1]]} for n in range(60)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(read_recipe(recipe), folder / "out", Heard())
+    return folder / "out" / "1-sft" / "model"
+
+
+def write(folder: Path, base: Path, count: int = 7, stages: str = ANSWERS) -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = [{"question": f"What is {n}?", "reasoning": f"They ask about {n}."} for n in range(count)]
+    (folder / "everyday.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "recipe.toml"
+    recipe.write_text(f'seed = 3\n[model]\nbase = "{base}"\ndevice = "cpu"\n{stages}')
+    return recipe
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "1-answers" / "data.jsonl").read_text().splitlines()]
+
+
+def test_each_question_gets_what_the_base_says_behind_its_thought(tmp_path: Path, speaker: Path) -> None:
+    heard = Heard()
+    train(read_recipe(write(tmp_path, speaker)), tmp_path / "out", heard)
+    found = rows(tmp_path / "out")
+    assert {row["messages"][0]["content"] for row in found} == {f"What is {n}?" for n in range(7)}
+    with Assistant(speaker) as base:
+        for question, answer in (row["messages"] for row in found):
+            said = base.chat([question], think="off", temperature=0.0, max_tokens=24)
+            assert answer["content"] == said.content == SAYS
+            assert answer["reasoning"] == question["content"].replace("What is", "They ask about").replace("?", ".")
+    assert heard.lines == ["answers: kept 7 answers to 7 questions"]
+    assert heard.begun == [("answers", 0, 4)]
+
+
+def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
+    learn = STAGE.format(epochs=1).replace("sums.jsonl", "stage:answers")
+    whole = train(read_recipe(write(tmp_path, speaker, stages=ANSWERS + learn)), tmp_path / "out", Heard())
+    assert list(whole["stages"]) == ["answers", "sft"]
+    assert whole["stages"]["sft"]["ledger"]["tokens"] > 0
+
+
+def test_killed_it_goes_on_to_the_same_file(tmp_path: Path, speaker: Path) -> None:
+    recipe = write(tmp_path / "recipe", speaker)
+    whole = train(read_recipe(recipe), tmp_path / "whole", Heard())
+    words = [sys.executable, "-c", KILLING, str(recipe), str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    heard = Heard()
+    again = train(read_recipe(recipe), tmp_path / "out", heard)
+    assert heard.begun == [("answers", 2, 4)]
+    assert again["stages"]["answers"]["sha256"] == whole["stages"]["answers"]["sha256"]
+
+
+def test_a_base_that_never_ends_is_refused(tmp_path: Path) -> None:
+    model = toy_model(7)
+    model.save(tmp_path / "toy")
+    with pytest.raises(BadRequest, match="ended none of its answers within 24 tokens"):
+        train(read_recipe(write(tmp_path, tmp_path / "toy", count=1)), tmp_path / "out", Heard())
+
+
+@pytest.mark.parametrize(("changes", "good"), [
+    ({}, True),
+    ({"reasoning": "Hm."}, True),
+    ({"finish_reason": "length"}, False),
+    ({"content": " \n"}, False),
+    ({"content": "Fine.\x00"}, False),
+    ({"content": "You can walk there in an hour. " * 3}, False),
+    ({"content": "1. Bread\n2. Milk\n3. Eggs"}, True),
+])  # fmt: skip
+def test_what_is_kept(changes: dict[str, Any], good: bool) -> None:
+    reply = replace(Reply("", "I am fine, and you?", "stop", Usage()), **changes)
+    behind = Behind({"How are you?": "A greeting."}, toy_model(0).tokenizer)
+    found = list(behind(Problem("How are you?", ""), {"index": 4}, [reply], [Grade(1.0)]))
+    assert [row["messages"][1]["reasoning"] for row in found] == ["A greeting."] * good
+    assert all(row["source"] == {"index": 4, "tokens": 0} for row in found)
+
+
+@pytest.mark.parametrize(("ids", "found"), [
+    ([*range(60)], False),
+    ([*range(10)] * 2, False),
+    ([*range(10)] * 3, True),
+    ([99, *[*range(10)] * 3, 98], True),
+    ([5] * 16, False),
+    ([5] * 30, True),
+])  # fmt: skip
+def test_repeats(ids: list[int], found: bool) -> None:
+    assert repeats(ids) is found
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    (['{"question": "a?"}'], "has no reasoning"),
+    (['{"question": "a?", "reasoning": " "}'], "row 1, must have some text"),
+    (['{"question": "a?", "reasoning": "b"}'] * 2, "row 2, asks what an earlier row asks"),
+    ([], "is empty"),
+])  # fmt: skip
+def test_a_file_that_is_none_is_one_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(BadRequest, match=message):
+        read_thoughts(tmp_path / "rows.jsonl")
+
+
+def test_impossible_settings_are_one_line() -> None:
+    with pytest.raises(BadRequest, match="max_tokens is 0"):
+        AnswersStage(name="answers", data="rows.jsonl", max_tokens=0)
