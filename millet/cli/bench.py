@@ -162,6 +162,38 @@ def sft(
     screen.print(table)
 
 
+@app.command("grpo")
+def grpo(
+    model: ModelOption = DEFAULT_MODEL,
+    peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
+    rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
+    threads: Annotated[int | None, typer.Option(help="Threads each may use.", min=1, show_default="all cores")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Seconds of a step of reinforcement learning, all weights and an adapter, in turn with peers."""
+    from millet.bench.grpo import bench_grpo
+
+    ensure(model)
+    screen, status = console(), console(stderr=True)
+    rivals = [name.strip() for name in peers.split(",")] if peers != "none" else []
+    with status.status("starting") as spinner:
+        report = bench_grpo(model, peers=rivals, rounds=rounds, threads=threads, say=spinner.update)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    parts = report["full"]["millet"]["parts"]
+    table = _table(screen.is_terminal, "Seconds a step", "all", *parts, "ratio", "peak memory", "of the roof")
+    for kind in ("full", "lora"):
+        found = report[kind]
+        for name in ("millet", *rivals):
+            seconds = (found[name]["seconds"], *found[name]["parts"].values())
+            ratio = "" if name == "millet" else f"{found['ratios'][name]:.2f}"
+            share = f"{found['of_the_roof']:.0%}" if name == "millet" else ""
+            memory = f"{found[name]['peak_bytes'] / 1e9:.2f} GB"
+            table.add_row(f"{kind}, {name}", *(f"{value:.2f}" for value in seconds), ratio, memory, share)
+    screen.print(table)
+
+
 def parse_clients(text: str) -> list[int]:
     """Numbers of clients. Raises BadRequest for what is none, or too many."""
     numbers = [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]

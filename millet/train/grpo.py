@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -128,6 +129,7 @@ class GrpoMethod:
         self._drawn: Counter[str] = Counter()
         self._reference: dict[str, Tensor] = {}
         self._metrics: dict[str, float | None] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)  # of this step, by what they were for
         self._sample: dict[str, Any] | None = None
 
     def check(self) -> list[str]:
@@ -147,12 +149,13 @@ class GrpoMethod:
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         settings = self._settings
-        began = time.perf_counter()
-        self._sampler.refresh()
+        self._seconds.clear()
+        with self._timed("rollout"):
+            self._sampler.refresh()
         tried = self._collect(random.Random(f"{self._seed} {step}"))
         kept = [each for each in tried if each.signal][: settings.questions]
         sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples)
-        self._measure(tried, time.perf_counter() - began)
+        self._measure(tried)
         if settings.objective.kl and step % settings.reference_every == 0:
             self._reference = {name: p.detach().clone() for name, p in self._learner.parameters.items()}
         rows = self._rows(kept)
@@ -162,15 +165,16 @@ class GrpoMethod:
         for part in _parts(rows, settings.micro_tokens):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample, _ in part]
             first = [len(prompt) for prompt, _, _ in part]
-            reference = self._of_reference(sequences, first) if settings.objective.kl else None
-            found = policy_loss(
-                self._learner.logprobs(sequences, first),
-                [torch.tensor(sample.logprobs) for _, sample, _ in part],
-                [advantage for _, _, advantage in part],
-                settings.objective,
-                reference,
-                **totals,
-            )
+            with self._timed("forward"):
+                reference = self._of_reference(sequences, first) if settings.objective.kl else None
+                found = policy_loss(
+                    self._learner.logprobs(sequences, first),
+                    [torch.tensor(sample.logprobs) for _, sample, _ in part],
+                    [advantage for _, _, advantage in part],
+                    settings.objective,
+                    reference,
+                    **totals,
+                )
             size = sum(len(sample.token_ids) for _, sample, _ in part)
             drift.add(found.drift, size)
             clipped.add(found.clipped, size)
@@ -183,6 +187,7 @@ class GrpoMethod:
             "mismatch_largest": largest if rows else None,
             "clipped": clipped.value,
             "kl": kl.value,
+            **{f"{name}_seconds": self._seconds[name] for name in ("rollout", "grading", "forward")},
         }
 
     def metrics(self) -> Mapping[str, float | None]:
@@ -221,17 +226,16 @@ class GrpoMethod:
             problems.append(draw(self._tasks[name], "train", level, self._drawn[name], self._seed))
             self._drawn[name] += 1
         seeds = [rng.randrange(2**62) for _ in names]
-        groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
+        with self._timed("rollout"):
+            groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
         tasks = [self._tasks[name] for name in names]
-        grades = iter(
-            self._judges.grade(
-                [
-                    (task, problem, sample.reply)
-                    for task, problem, group in zip(tasks, problems, groups, strict=True)
-                    for sample in group.samples
-                ]
-            )
-        )
+        replies = [
+            (task, problem, sample.reply)
+            for task, problem, group in zip(tasks, problems, groups, strict=True)
+            for sample in group.samples
+        ]
+        with self._timed("grading"):
+            grades = iter(self._judges.grade(replies))
         scored = []
         for task, level, problem, group in zip(tasks, levels, problems, groups, strict=True):
             given = [next(grades) for _ in group.samples]
@@ -273,7 +277,13 @@ class GrpoMethod:
                 for name, p in parameters.items():
                     p.copy_(own[name])
 
-    def _measure(self, tried: Sequence[Scored], seconds: float) -> None:
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - began
+
+    def _measure(self, tried: Sequence[Scored]) -> None:
         samples = [sample for each in tried for sample in each.group.samples]
         logprobs = [value for sample in samples for value in sample.logprobs]
         accuracy: defaultdict[str, list[float]] = defaultdict(list)
@@ -292,7 +302,6 @@ class GrpoMethod:
             "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
             "grader_timeouts": float(sum(each.timeouts for each in self._judges.counts.values())),
             "grader_errors": float(sum(each.errors for each in self._judges.counts.values())),
-            "rollout_seconds": seconds,
         }
         shown = tried[0]
         best = int(shown.rewards.argmax())

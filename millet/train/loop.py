@@ -9,6 +9,7 @@ goes on from its last checkpoint to the weights it would have had anyway, bit fo
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +147,15 @@ class Loop:
     def _step(self) -> dict[str, Any]:
         step = self.done
         share = self._settings.schedule.at(step, self._steps)
-        loss, tokens, sampled, norm = 0.0, 0, 0, None
+        loss, backward, tokens, sampled, norm = 0.0, 0.0, 0, 0, None
         for micro in self._method.micro_batches(step):
             loss += self._finite(micro.loss.item(), "loss")
+            began = time.perf_counter()
             micro.loss.backward()
             self._optimizer.collect()
+            if self._gpu:
+                torch.cuda.synchronize()
+            backward += time.perf_counter() - began
             tokens, sampled = tokens + micro.tokens, sampled + micro.sampled
             norm = 0.0
         if norm is not None:
@@ -168,6 +173,7 @@ class Loop:
             "learning_rate": self._settings.optimizer.learning_rate * share,
             "tokens_per_second": (tokens + sampled) / cost.wall_seconds,
             **{name: _number(value) for name, value in self._method.metrics().items()},
+            "backward_seconds": backward,
             "cost": cost.__dict__.copy(),
         }
 

@@ -64,3 +64,23 @@ def test_peers_are_those_installed_unless_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     with pytest.raises(BadRequest, match=r"llama-cpp-python is not installed; .* leave llama\.cpp out of --peers"):
         parse_peers("llama.cpp")
+
+
+def test_a_step_of_reinforcement_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"seconds": 2.0, "parts": {"rollout": 1.25, "backward": 0.75}, "peak_bytes": 3_000_000_000}
+    kind = {"millet": one, "trl": one | {"seconds": 8.0}, "ratios": {"trl": 4.0}, "of_the_roof": 0.5}
+    given: list[Any] = []
+
+    def fake(model: str, **options: Any) -> dict[str, Any]:
+        given.append((model, options["peers"], options["rounds"]))
+        return {"full": kind, "lora": kind}
+
+    monkeypatch.setattr("millet.bench.grpo.bench_grpo", fake)
+    monkeypatch.setattr("millet.cli.bench.ensure", lambda model: None)
+    table = CliRunner().invoke(app, ["grpo", "-m", "x", "--rounds", "2"], catch_exceptions=False).stdout
+    rows = [line.split() for line in table.splitlines() if line.startswith(("full", "lora"))]
+    assert rows[0] == ["full,", "millet", "2.00", "1.25", "0.75", "3.00", "GB", "50%"]
+    assert rows[1] == ["full,", "trl", "8.00", "1.25", "0.75", "4.00", "3.00", "GB"]
+    told = CliRunner().invoke(app, ["grpo", "-m", "x", "--peers", "none", "--json"], catch_exceptions=False).stdout
+    assert json.loads(told)["lora"]["ratios"] == {"trl": 4.0}
+    assert given == [("x", ["trl"], 2), ("x", [], 3)]
