@@ -10,6 +10,9 @@ import pytest
 
 from millet.train.answers import AnswersStage
 from millet.train.data import Renderer
+from millet.train.distill import DistillStage
+from millet.train.distill_logits import DistillLogitsStage
+from millet.train.distill_on_policy import DistillOnPolicyStage
 from millet.train.grpo import GrpoStage
 from millet.train.ledger import Prices
 from millet.train.loop import LoopSettings
@@ -49,6 +52,9 @@ def table(head: str) -> dict[str, str]:
         ("`[[stage]]` of kind `grpo`", GrpoStage),
         ("`[stage.objective]`", Objective),
         ("`[[stage]]` of kind `reject`", RejectStage),
+        ("`[[stage]]` of kind `distill`", DistillStage),
+        ("`[[stage]]` of kind `distill-logits`", DistillLogitsStage),
+        ("`[[stage]]` of kind `distill-on-policy`", DistillOnPolicyStage),
         ("`[[stage]]` of kind `answers`", AnswersStage),
         ("`[stage.optimizer]`", OptimizerSettings),
         ("`[stage.schedule]`", Schedule),
@@ -89,6 +95,13 @@ def test_the_recipe_of_reinforcement_is_one(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(re.findall(r"^```toml\n(.*?)^```", TRAINING, re.DOTALL | re.MULTILINE)[1])
     stages = read_recipe(tmp_path / "recipe.toml").stages
     assert [type(stage) for stage in stages] == [GrpoStage, RejectStage, SftStage]
+
+
+def test_the_recipe_of_distillation_is_one(tmp_path: Path) -> None:
+    recipes = re.findall(r"^```toml\n(.*?)^```", TRAINING, re.DOTALL | re.MULTILINE)
+    (tmp_path / "recipe.toml").write_text(next(recipe for recipe in recipes if '"distill"' in recipe))
+    stages = read_recipe(tmp_path / "recipe.toml").stages
+    assert [type(stage) for stage in stages] == [DistillStage, SftStage, DistillLogitsStage, DistillOnPolicyStage]
 
 
 def test_the_conversation_is_one() -> None:
