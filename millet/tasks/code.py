@@ -44,7 +44,7 @@ class CodeTask:
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
         """Raises BadRequest where the file cannot be read or a test is of no known form."""
-        self.name = f"code:{path}"
+        self.name = f"code:{path.name}"
         self._limits = limits or Limits()
         problems = [_problem(row, path) for row in read_jsonl(path, ["question", "tests"])]
         self._items: dict[Split, Sequence[Problem]] = {

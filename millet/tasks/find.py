@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -17,6 +19,7 @@ from millet.tasks.gym import GymTask, gym_names
 from millet.tasks.items import gsm8k, jsonl, mathematics, svamp
 from millet.tasks.task import Task
 
+VARIABLE = re.compile(r"\$\{?(\w+)")
 GROUP = "millet.tasks"  # of entry points: an object of each is a task, or makes one
 _FILE_MODULE = "millet_task_"  # and the file's path in hexadecimal, since a module's name can have no dots
 
@@ -29,29 +32,36 @@ FILE_KINDS: dict[str, Callable[[Path], Task]] = {
 }
 
 
-def find_task(name: str) -> Task:
-    """The task by that name.
+def find_task(name: str, beside: Path = Path()) -> Task:
+    """The task by that name. beside: the folder that paths start from; $VARIABLES in them stand for the environment's.
 
-    A dataset of reasoning-gym (`chain_sum`, or `gym:chain_sum`); a file as `gsm8k:FILE`, `svamp:FILE`, `jsonl:FILE`,
-    `math:FILE`, `code:FILE`; a Python file, or `FILE.py:NAME` where it has several tasks; an entry point of the group
-    `millet.tasks`. Raises UnknownTask for a name that nothing has, MilletError where a library is missing.
+    A dataset of reasoning-gym (`chain_sum`, `gym:chain_sum`, `countdown:min_numbers=3:max_numbers=3`); a file as
+    `gsm8k:FILE`, `svamp:FILE`, `jsonl:FILE`, `math:FILE`, `code:FILE`; a Python file, or `FILE.py:NAME` where it has
+    several tasks; an entry point of the group `millet.tasks`. Raises UnknownTask for a name that nothing has,
+    MilletError where a library is missing.
     """
     kind, colon, rest = name.partition(":")
     if colon and kind == "gym":
-        _check_gym(rest)
+        _check_gym(rest.partition(":")[0])
         return GymTask(rest)
     if colon and kind in FILE_KINDS:
-        path = Path(rest).expanduser()
+        path = _path(rest, beside)
         if not path.is_file():
-            raise UnknownTask(f"there is no file {rest!r}; write {kind}: and the path of one")
+            unset = VARIABLE.search(os.path.expandvars(rest))
+            what = f"set the environment variable {unset[1]}" if unset else f"write {kind}: and the path of one"
+            raise UnknownTask(f"there is no file {rest!r}; {what}")
         return FILE_KINDS[kind](path)
     path_text, _, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
     if path_text.endswith(".py"):
-        return _from_file(Path(path_text).expanduser(), attribute)
+        return _from_file(_path(path_text, beside), attribute)
     for entry in entry_points(group=GROUP, name=name):
         return _made(entry.load(), name)
-    _check_gym(name)
+    _check_gym(kind)
     return GymTask(name)
+
+
+def _path(text: str, beside: Path) -> Path:
+    return beside / Path(os.path.expandvars(text)).expanduser()
 
 
 def load_file(path: Path) -> ModuleType:

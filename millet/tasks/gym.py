@@ -7,15 +7,20 @@ what is not right are not paid out: they reward lists of candidates, the prompt 
 
 from __future__ import annotations
 
+import ast
+import difflib
 import io
 import random
+from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
 from millet.errors import MilletError, UnknownTask
 from millet.tasks.extract import extract_answer
-from millet.tasks.task import Answered, Grade, Problem
+from millet.tasks.task import Answered, Grade, PlainReply, Problem
+from millet.tasks.worked import work
 
 _TRIES = 8  # some generators give up on unlucky seeds
 _LONGEST = 2000  # characters of an answer, besides ten times the right one's
@@ -28,13 +33,19 @@ def gym_names() -> list[str]:
 
 
 class GymTask:
-    def __init__(self, dataset: str) -> None:
-        """Raises MilletError where reasoning-gym is not installed, UnknownTask where it has no such dataset."""
+    def __init__(self, name: str) -> None:
+        """name: a dataset's, and behind colons settings that are not its default ones, as in
+        `countdown:min_numbers=3:max_numbers=3`; such a task has one level.
+
+        Raises MilletError where reasoning-gym is not installed, UnknownTask where it has no such dataset or setting.
+        """
+        dataset, *settings = name.split(":")
         if dataset not in gym_names():
             raise UnknownTask(f"reasoning-gym has no dataset {dataset!r}; `millet task list` shows all")
         self.dataset = dataset
-        self.name = f"gym:{dataset}"
-        self._curriculum_levels = _curriculum_levels(dataset)
+        self.name = f"gym:{name}"
+        self._settings = _settings(dataset, settings)
+        self._curriculum_levels = [] if settings else _curriculum_levels(dataset)
         self.levels = 1 + len(self._curriculum_levels)
 
     def sample(self, rng: random.Random, level: int) -> Problem:
@@ -64,10 +75,36 @@ class GymTask:
             return Grade(0, f"unreadable to the scorer ({type(error).__name__})")
         return Grade(1, "right") if score >= 1 else Grade(0, f"wrong; its own score is {score:.2f}")
 
+    def work(self, problem: Problem) -> PlainReply:
+        """How a person would get to the answer on paper. Raises Unworked where there is no way to show."""
+        return work(self.dataset, problem.meta["entry"])
+
     def _config(self, level: int, seed: int) -> Any:
         if level > 0:
             return _curriculum_config(self.dataset, self._curriculum_levels[level - 1], seed)
-        return _library().DATASETS[self.dataset][1](seed=seed, size=1)
+        return _library().DATASETS[self.dataset][1](seed=seed, size=1, **self._settings)
+
+
+def _settings(dataset: str, given: list[str]) -> Mapping[str, Any]:
+    """From name=value, where a value is a number, True, or a list of Python's, and text else."""
+    config = _library().DATASETS[dataset][1]
+    known = [field.name for field in fields(config) if field.name not in ("seed", "size")]
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UnknownTask(f"{dataset} has no setting {each!r}; {hint}" + ("" if equals else " (write NAME=VALUE)"))
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    try:
+        config(seed=0, size=1, **found).validate()
+    except (AssertionError, ValueError, TypeError) as error:
+        raise UnknownTask(f"{dataset} refuses these settings ({error}); see reasoning-gym for what it takes") from None
+    return found
 
 
 @lru_cache

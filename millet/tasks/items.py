@@ -1,7 +1,7 @@
 """Tasks over files: GSM8K, SVAMP, any JSONL with `question` and `answer`, and MATH-style answers.
 
-Which problems are for evaluation alone: GSM8K's last 1000, SVAMP's last 300, and of any other file those whose prompt
-`draw.split_of` puts there. A training problem whose prompt is also an evaluation problem's is left out.
+Which problems are for evaluation alone: SVAMP's last 300, and of any other file those whose prompt `draw.split_of` puts
+there. A training problem whose prompt is also an evaluation problem's is left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from millet.errors import BadRequest
 from millet.tasks.draw import split_of
 from millet.tasks.extract import extract_answer, to_number
 from millet.tasks.mathematics import same_expression
-from millet.tasks.task import Answered, Grade, Problem, Split
+from millet.tasks.task import Answered, Grade, PlainReply, Problem, Split
+from millet.tasks.worked import words
+from millet.tasks.worked.unworked import Unworked
 
-GSM8K_EVAL = 1000
 SVAMP_EVAL = 300
 
 Compare = Callable[[str, str], bool]
+Work = Callable[[Problem], list[str]]
 
 
 class FileTask:
@@ -29,10 +31,20 @@ class FileTask:
 
     levels = 1
 
-    def __init__(self, name: str, problems: Sequence[Problem], compare: Compare, held_out: int | None = None) -> None:
-        """held_out: how many at the end are for evaluation; None: as their prompts say."""
+    def __init__(
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        compare: Compare,
+        held_out: int | None = None,
+        work: Work | None = None,
+    ) -> None:
+        """name: which problems are drawn depends on it, so a path, which differs between machines, is no part of it.
+        held_out: how many at the end are for evaluation; None: as their prompts say. work: the lines of a thought.
+        """
         self.name = name
         self._compare = compare
+        self._work = work
         if held_out is None:
             evaluation = [problem for problem in problems if split_of(problem.prompt) == "eval"]
         else:
@@ -45,7 +57,7 @@ class FileTask:
 
     def __getstate__(self) -> dict[str, Any]:
         """For graders, which need no items."""
-        return {"name": self.name, "_compare": self._compare}
+        return {"name": self.name, "_compare": self._compare, "_work": None}
 
     def items(self, split: Split) -> Sequence[Problem]:
         return self._items[split]
@@ -60,17 +72,26 @@ class FileTask:
             return Grade(0, "no answer")
         return Grade(1, "right") if self._compare(answer, problem.answer) else Grade(0, "wrong")
 
+    def work(self, problem: Problem) -> PlainReply:
+        """The solution that came with the problem. Raises Unworked where none did."""
+        if self._work is None:
+            raise Unworked(f"{self.name} came without solutions")
+        return PlainReply("\n".join(self._work(problem)), f"The answer is {problem.answer}.")
+
 
 def gsm8k(path: Path) -> FileTask:
-    return FileTask(f"gsm8k:{path}", _question_answer(path), same_answer, GSM8K_EVAL)
+    def work(problem: Problem) -> list[str]:
+        return words.gsm8k(problem.meta)
+
+    return FileTask(f"gsm8k:{path.name}", _question_answer(path), same_answer, work=work)
 
 
 def jsonl(path: Path) -> FileTask:
-    return FileTask(f"jsonl:{path}", _question_answer(path), same_answer)
+    return FileTask(f"jsonl:{path.name}", _question_answer(path), same_answer)
 
 
 def mathematics(path: Path) -> FileTask:
-    return FileTask(f"math:{path}", _question_answer(path), same_expression)
+    return FileTask(f"math:{path.name}", _question_answer(path), same_expression)
 
 
 def svamp(path: Path) -> FileTask:
@@ -81,7 +102,11 @@ def svamp(path: Path) -> FileTask:
         raise BadRequest(
             f"{path} is not SVAMP.json ({type(error).__name__}); see github.com/arkilpatel/SVAMP"
         ) from None
-    return FileTask(f"svamp:{path}", problems, same_answer, SVAMP_EVAL)
+
+    def work(problem: Problem) -> list[str]:
+        return words.svamp(problem.meta, problem.answer)
+
+    return FileTask(f"svamp:{path.name}", problems, same_answer, SVAMP_EVAL, work)
 
 
 def same_answer(answer: str, right: str) -> bool:
@@ -128,7 +153,8 @@ def _question_answer(path: Path) -> list[Problem]:
 def _svamp_problem(row: Mapping[str, Any]) -> Problem:
     body = row["Body"].strip()
     stop = "" if body.endswith((".", "?", "!")) else "."
-    return Problem(f"{body}{stop} {row['Question'].strip()}", f"{float(row['Answer']):.12g}", {"type": row["Type"]})
+    meta = {"type": row["Type"], "equation": row.get("Equation", "")}
+    return Problem(f"{body}{stop} {row['Question'].strip()}", f"{float(row['Answer']):.12g}", meta)
 
 
 def _plain(answer: str) -> str:

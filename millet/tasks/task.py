@@ -67,3 +67,11 @@ class ItemTask(Task, Protocol):
     """A task over a fixed list of problems, which says itself which are for training and which for evaluation."""
 
     def items(self, split: Split) -> Sequence[Problem]: ...
+
+
+@runtime_checkable
+class WorkedTask(Task, Protocol):
+    """A task that can show how a problem is worked: a thought and the right answer, to teach a model by."""
+
+    def work(self, problem: Problem) -> PlainReply:
+        """Raises millet.tasks.worked.unworked.Unworked where there is no way to show."""

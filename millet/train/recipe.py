@@ -40,6 +40,7 @@ KINDS = {
     "distill": ("millet.train.distill", "DistillStage"),
     "distill-logits": ("millet.train.distill_logits", "DistillLogitsStage"),
     "distill-on-policy": ("millet.train.distill_on_policy", "DistillOnPolicyStage"),
+    "worked": ("millet.train.worked", "WorkedStage"),
 }
 
 Table = TypeVar("Table")

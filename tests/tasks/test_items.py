@@ -25,21 +25,27 @@ def gsm8k(folder: Path, count: int) -> ItemTask:
     return task
 
 
-def test_gsm8k_keeps_its_last_thousand_for_evaluation(tmp_path: Path):
+def test_gsm8k_is_split_by_the_prompts_hash_and_keeps_its_solutions(tmp_path: Path):
     task = gsm8k(tmp_path, 1200)
-    assert [problem.prompt for problem in task.items("train")] == [f"What is {i} thousand?" for i in range(200)]
-    assert len(task.items("eval")) == 1000
+    assert {split_of(problem.prompt) for problem in task.items("train")} == {"train"}
+    assert {split_of(problem.prompt) for problem in task.items("eval")} == {"eval"}
+    assert len(task.items("train")) + len(task.items("eval")) == 1200
     problem = task.items("train")[7]
-    assert problem.answer == "7000"
-    assert problem.meta["solution"] == "7 <<7*1000>>"
+    number = int(problem.prompt.split()[2])
+    assert problem.answer == f"{number}000"
+    assert problem.meta["solution"] == f"{number} <<{number}*1000>>"
     assert {task.sample(random.Random(i), 0).prompt for i in range(200)} <= {p.prompt for p in task.items("train")}
 
 
 def test_a_question_of_evaluation_is_not_trained_on_either_where_it_comes_twice(tmp_path: Path):
-    rows = [{"question": f"{i % 1001}?", "answer": "#### 1"} for i in range(1003)]  # 2 of the first 3 come again
-    task = find_task(f"gsm8k:{lines(tmp_path / 'train.jsonl', rows)}")
+    rows = [
+        {"Body": f"{i % 301}?", "Question": "", "Equation": "", "Answer": 1, "Type": ""} for i in range(303)
+    ]  # 2 of the first 3 come again
+    path = tmp_path / "SVAMP.json"
+    path.write_text(json.dumps(rows))
+    task = find_task(f"svamp:{path}")
     assert isinstance(task, ItemTask)
-    assert [problem.prompt for problem in task.items("train")] == ["2?"]
+    assert [problem.prompt for problem in task.items("train")] == ["2? "]
 
 
 def test_svamp_keeps_its_last_three_hundred(tmp_path: Path):
@@ -52,7 +58,7 @@ def test_svamp_keeps_its_last_three_hundred(tmp_path: Path):
     task = find_task(f"svamp:{path}")
     assert isinstance(task, ItemTask)
     assert len(task.items("eval")) == 300
-    assert task.items("train")[3] == Problem("Ann has 3 pens. How many pens?", "1.5", {"type": "Sum"})
+    assert task.items("train")[3] == Problem("Ann has 3 pens. How many pens?", "1.5", {"type": "Sum", "equation": ""})
     assert task.items("train")[4].answer == "2"
 
 
@@ -85,7 +91,7 @@ def test_what_is_sent_to_graders_has_no_items(tmp_path: Path):
     assert len(pickle.dumps(task)) < 1000
     problem = task.items("eval")[5]
     copy = pickle.loads(pickle.dumps(task))
-    assert copy.grade(problem, PlainReply("", "So it is 205,000.")).passed
+    assert copy.grade(problem, PlainReply("", f"So it is {problem.answer[:-3]},000.")).passed
     assert not copy.grade(problem, PlainReply("It is 205000.", "")).passed
 
 

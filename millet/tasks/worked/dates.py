@@ -1,0 +1,45 @@
+"""Days from one date to another, month by month."""
+
+from __future__ import annotations
+
+import calendar
+from datetime import date
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def days_between(start: date, end: date, lines: list[str]) -> int:
+    """How many days after `start` the later date `end` is; the working is appended to `lines`."""
+    count = (end - start).days
+    if (start.year, start.month) == (end.year, end.month):
+        lines.append(f"{end.day}-{start.day}={count} days")
+        return count
+    last = calendar.monthrange(start.year, start.month)[1]
+    leap = " in a leap year" if start.month == 2 and last == 29 else ""
+    so_far = last - start.day
+    lines.append(f"{month(start.month)} has {last} days{leap}: {last}-{start.day}={so_far}")
+    year, at = start.year, start.month
+    while True:
+        year, at = (year + 1, 1) if at == 12 else (year, at + 1)
+        whole = (year, at) != (end.year, end.month)
+        days = calendar.monthrange(year, at)[1] if whole else end.day
+        leap = " in a leap year" if whole and at == 2 and days == 29 else ""
+        lines.append(f"{month(at)} {days}{leap}: {so_far}+{days}={so_far + days}")
+        so_far += days
+        if not whole:
+            return count
+
+
+def month(number: int) -> str:
+    return calendar.month_name[number]
+
+
+def weeks(days: int) -> tuple[str, int]:
+    """days=7*q+r, and r."""
+    return f"{days}=7*{days // 7}+{days % 7}", days % 7
+
+
+def walk(start: str, steps: int) -> str:
+    """The weekdays after `start`, or before it for negative steps, up to the last."""
+    at, step = DAYS.index(start), 1 if steps > 0 else -1
+    return ", ".join(DAYS[(at + step * n) % 7] for n in range(1, abs(steps) + 1)) or start

@@ -1,0 +1,145 @@
+"""Worked solutions: right by the datasets' own scorers, and true in every line."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from millet.errors import UnknownTask
+from millet.tasks.draw import draw
+from millet.tasks.find import find_task
+from millet.tasks.gym import GymTask
+from millet.tasks.task import PlainReply, Problem, WorkedTask
+from millet.tasks.worked import WORKED, work
+from millet.tasks.worked.arithmetic import over, times
+from millet.tasks.worked.unworked import Unworked
+
+EQUATION = re.compile(r"(?<![\w.])-?\d[\d+*/-]*(?:=-?\d[\d+*/-]*)+")  # 2*3=6, 58*6=300+48=348
+
+
+def jsonl(path: Path, row: dict[str, object]) -> Path:
+    path.write_text(json.dumps(row) + "\n")
+    return path
+
+
+def name_of(dataset: str) -> str:
+    return "countdown:min_numbers=3:max_numbers=3" if dataset == "countdown" else dataset
+
+
+def equations(text: str) -> list[list[str]]:
+    return [found.split("=") for found in EQUATION.findall(text)]
+
+
+@pytest.mark.parametrize("dataset", WORKED)
+def test_solutions_are_right_and_every_equation_in_them_is_true(dataset: str):
+    task = GymTask(name_of(dataset))
+    assert isinstance(task, WorkedTask)
+    worked = checked = 0
+    for index in range(100):
+        problem = draw(task, "train", 0, index)
+        try:
+            reply = task.work(problem)
+        except Unworked:
+            continue
+        worked += 1
+        assert task.grade(problem, reply).passed, (problem.prompt, reply)
+        for sides in equations(reply.reasoning):
+            # Quotients are exact, or said to be rounded down.
+            assert len({eval(side.replace("/", "//")) for side in sides}) == 1, (sides, reply.reasoning)
+            checked += 1
+    assert worked >= 90
+    texts = ("letter_counting", "spell_backward", "number_sorting", "family_relationships")
+    assert (checked == 0) == (dataset in texts)
+
+
+def test_equations_that_are_not_true_would_be_seen():
+    assert equations("3 wasp: 3*6=18, 178+18=196") == [["3*6", "18"], ["178+18", "196"]]
+    assert equations("58*6=300+48=348\n-5-3=-8") == [["58*6", "300+48", "348"], ["-5-3", "-8"]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (times(58, 6), ["58*6=300+48=348"]),
+        (times(6, 7), ["6*7=42"]),
+        (times(25, 13), ["25*10=250", "25*3=60+15=75", "250+75=325"]),
+        (times(-4, 12), ["12*4=40+8=48", "-4*12=-48"]),
+        (times(0, 345), ["345*0=0"]),
+        (over(10920, 840), ["840*10=8400", "10920-8400=2520", "840*3=2520", "10+3=13", "10920/840=13"]),
+        (over(-12, 4), ["-12/4=-3"]),
+        (over(7, -2), ["7/-2=-4 rounded down"]),
+    ],
+)
+def test_long_products_and_quotients_go_digit_by_digit(lines: list[str], expected: list[str]):
+    assert lines == expected
+
+
+@pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "time_intervals", "simple_equations"])
+def test_the_levels_behind_the_default_settings_are_worked_too(dataset: str):
+    task = GymTask(dataset)
+    for level in range(task.levels):
+        problem = draw(task, "train", level, 0)
+        try:
+            assert task.grade(problem, task.work(problem)).passed
+        except Unworked:
+            assert dataset == "time_intervals"  # across the change of years, or the dataset's own rounding
+
+
+def test_a_solution_that_comes_to_something_else_is_none():
+    entry = {"question": "", "answer": "7", "metadata": {"expression": "2 + 3"}}
+    with pytest.raises(Unworked, match="came to 5 where the answer is 7"):
+        work("chain_sum", entry)
+    with pytest.raises(Unworked, match="nobody has written how sudoku is worked"):
+        work("sudoku", entry)
+
+
+def test_settings_of_a_dataset_stand_behind_its_name():
+    task = find_task("gym:countdown:min_numbers=3:max_numbers=3")
+    assert (task.name, task.levels) == ("gym:countdown:min_numbers=3:max_numbers=3", 1)
+    numbers = [draw(task, "train", 0, i).meta["entry"]["metadata"]["numbers"] for i in range(5)]
+    assert {len(each) for each in numbers} == {3}
+    assert find_task("countdown:min_numbers=3:max_numbers=3").name == task.name
+    for name, says in {
+        "countdown:min_number=3": "has no setting 'min_number=3'; did you mean min_numbers",
+        "countdown:min_numbers": "has no setting 'min_numbers'; did you mean min_numbers\\? \\(write NAME=VALUE\\)",
+        "countdown:min_numbers=9:max_numbers=3": "refuses these settings",
+        "countdown:min_numbers=many": "refuses these settings",
+        "countdow:min_numbers=3": "did you mean countdown",
+    }.items():
+        with pytest.raises(UnknownTask, match=says):
+            find_task(name)
+
+
+def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    solution = "He did 48/2=<<48/2=24>>24 in May.\n\nSo  48+24 = <<48+24=72>>72.\n#### 72"
+    path = jsonl(tmp_path / "train.jsonl", {"question": "How many?", "answer": solution})
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    task = find_task("gsm8k:$FOLDER/train.jsonl")
+    problem = (*task.items("train"), *task.items("eval"))[0]
+    reply = task.work(problem)
+    assert reply == PlainReply("He did 48/2=24 in May.\nSo 48+24 = 72.", "The answer is 72.")
+    assert task.grade(problem, reply).passed
+    with pytest.raises(Unworked):
+        task.work(Problem("How many?", "3"))
+    with pytest.raises(Unworked, match="came without solutions"):
+        find_task(f"jsonl:{path}").work(problem)
+    monkeypatch.delenv("FOLDER")
+    with pytest.raises(UnknownTask, match="set the environment variable FOLDER"):
+        find_task("gsm8k:$FOLDER/train.jsonl")
+
+
+def test_equations_of_svamp_are_worked(tmp_path: Path):
+    row = {"Body": "Ann has 8 pens", "Question": "How many?", "Equation": "( ( 8.0 - 3.0 ) * 10.0 )", "Type": "x"}
+    (tmp_path / "SVAMP.json").write_text(json.dumps([row | {"Answer": 50.0}] * 301))
+    task = find_task(f"svamp:{tmp_path / 'SVAMP.json'}")
+    assert task.work(task.items("eval")[0]) == PlainReply("8-3=5\n10*5=50", "The answer is 50.")
+
+
+def test_the_recipe_s_own_task_is_worked():
+    task = find_task("recipes/millet-135m/two_by_one.py")
+    for seed in range(50):
+        problem = task.sample(random.Random(seed), 0)
+        assert task.grade(problem, task.work(problem)).passed
+        assert not task.grade(problem, PlainReply("", str(int(problem.answer) + 1))).passed

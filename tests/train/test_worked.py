@@ -1,0 +1,101 @@
+"""Worked solutions as data: right ones alone, so many of each task, and the same ones each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millet.errors import BadRequest
+from millet.tasks.draw import split_of
+from millet.train.ledger import Prices
+from millet.train.progress import Silent
+from millet.train.stage import DATA, Context
+from millet.train.worked import WorkedStage
+
+TASK = """
+import random
+
+from millet.tasks.task import Grade, PlainReply, Problem
+from millet.tasks.worked.unworked import Unworked
+
+
+class Doubles:
+    name, levels = "doubles", 2
+
+    def sample(self, rng, level):
+        number = rng.randrange(10**6)
+        return Problem(f"Twice {number}?", str(2 * number), {"number": number})
+
+    def grade(self, problem, reply):
+        return Grade(float(reply.content == problem.answer))
+
+    def work(self, problem):
+        number = problem.meta["number"]
+        if number % 3 == 0:
+            raise Unworked("not today")
+        wrong = number % 5 == 0
+        return PlainReply("x" * (number % 7), "0" if wrong else problem.answer)
+"""
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def run(folder: Path, task: str = TASK, **settings: Any) -> tuple[list[dict[str, Any]], Any, list[str]]:
+    (folder / "doubles.py").write_text(task)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    told = Told()
+    context = Context(
+        folder=out, base="", seed=3, device="cpu", prices=Prices(), progress=told, beside=folder, stages={}
+    )
+    stage = WorkedStage(name="worked", tasks=("doubles.py",), **settings)
+    outcome = stage.run(context)
+    rows = [json.loads(line) for line in (out / DATA).read_text().splitlines()]
+    return rows, outcome, told.lines
+
+
+def test_only_right_solutions_of_a_fitting_length_are_taught(tmp_path: Path):
+    rows, outcome, lines = run(tmp_path, problems=40, longest=4)
+    assert outcome.artifact == tmp_path / "out" / DATA
+    for row in rows:
+        question, reply = row["messages"]
+        number = int(question["content"].split()[1].strip("?"))
+        assert number % 3
+        assert number % 5
+        assert 1 <= len(reply["reasoning"]) <= 4
+        assert reply["content"] == str(2 * number)
+        assert split_of(question["content"]) == "train"
+        assert (row["source"]["task"], row["source"]["seed"]) == ("doubles", 3)
+    refused = 40 - len(rows)
+    assert refused > 0
+    assert lines == [f"doubles.py, level 0: {len(rows)} worked, {refused} refused by its grader"]
+
+
+def test_each_level_has_as_many_and_a_second_run_gives_the_same(tmp_path: Path):
+    rows, first, _ = run(tmp_path, problems=10, levels=(0, 1))
+    assert {row["source"]["level"] for row in rows} == {0, 1}
+    assert run(tmp_path, problems=10, levels=(0, 1))[1].sha256 == first.sha256
+
+
+def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
+    for number, (task, says) in enumerate(
+        {
+            TASK.partition("    def work")[0]: "doubles.py does not show how its problems are worked",
+            TASK.replace("number % 5 == 0", "True"): "no problem of doubles.py, level 0, has a worked solution",
+        }.items()
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(BadRequest, match=says):
+            run(folder, task, problems=5)
+    with pytest.raises(BadRequest, match="problems is 0; it must be at least 1"):
+        run(tmp_path, problems=0)
