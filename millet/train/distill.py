@@ -109,7 +109,7 @@ class DistillStage(Stage):
         return kept(problem, {**source, "teacher": self.teacher_model or self.teacher}, good, self.keep)
 
     def _asked(self, context: Context) -> list[Asked]:
-        tasks = [find_task(name) for name in self.tasks]
+        tasks = [find_task(name, context.beside) for name in self.tasks]
         prompts = [Prompts(name, context.path(name)) for name in self.prompts]
         asked = questions([*tasks, *prompts], self.levels, self.problems)
         if not asked:

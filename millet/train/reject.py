@@ -75,7 +75,7 @@ class RejectStage(Stage, RejectSettings):
         RejectSettings.__post_init__(self)
 
     def run(self, context: Context) -> Outcome:
-        asked = questions([find_task(name) for name in self.tasks], self.levels, self.problems)
+        asked = questions([find_task(name, context.beside) for name in self.tasks], self.levels, self.problems)
         out = context.folder / DATA
         with Engine(load(context.base, device=context.device), cache_tokens=self.cache_tokens) as engine:
             rollouts = Rollouts(Assistant(engine), think="on", max_tokens=self.max_tokens, temperature=self.temperature)
