@@ -1,7 +1,5 @@
-"""The benchmark of reinforcement learning: its questions and arithmetic, Millet's side on a toy, peers where they are
-installed."""
+"""The benchmark of reinforcement learning: its questions and arithmetic, and the contenders on a toy."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,8 +35,6 @@ def test_useful_arithmetic_by_hand() -> None:
 
 @pytest.mark.parametrize("peers", [[], ["trl"]])
 def test_the_whole_of_it(peers: list[str], tmp_path: Path, seed: int) -> None:
-    if peers and find_spec("trl") is None:
-        pytest.skip("TRL is not installed: pip install -e '.[bench]'")
     directory = write_directory(toy("llama-tied", seed, max_position_embeddings=1024), tmp_path / "model")
     report = bench_grpo(str(directory), peers=peers, rounds=1, threads=1, questions=2, replies=3, max_tokens=8)
     for kind in ("full", "lora"):

@@ -1,7 +1,6 @@
-"""Batches and arithmetic of the benchmark, and Millet's side of it on a toy; peers where they are installed."""
+"""Batches and arithmetic of the benchmark, and the contenders on a toy."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,8 +35,6 @@ def test_useful_arithmetic_by_hand() -> None:
 
 @pytest.mark.parametrize("peers", [[], ["trl"]])
 def test_the_whole_of_it(peers: list[str], tmp_path: Path, seed: int) -> None:
-    if peers and find_spec("trl") is None:
-        pytest.skip("TRL is not installed: pip install -e '.[bench]'")
     directory = write_directory(toy("llama-tied", seed), tmp_path / "model")
     (tmp_path / "chats.jsonl").write_text(
         "".join(
