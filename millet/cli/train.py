@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+    from millet.train.progress import Progress
+
 LINES = 20  # of a whole stage, where there is no terminal to repaint
 
 # What is shown of a step, where a method tells it: name in the metrics -> how.
@@ -32,21 +34,25 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lineage as one JSON object.")] = False,
 ) -> None:
     """Train a model as a recipe says. A run that was interrupted goes on where it was."""
+    from millet.train import devices
     from millet.train.chain import train as run
     from millet.train.recipe import read_recipe
     from millet.train.signals import Stopped
 
-    parsed = read_recipe(recipe)
-    folder = out if out is not None else Path("runs") / recipe.stem
-    if not Path(parsed.model.base).expanduser().exists():
-        ensure(parsed.model.base)
-    screen = console(stderr=True)
-    with _display(screen) as progress:
-        try:
-            lineage = run(parsed, folder, progress)
-        except Stopped as stopped:
-            progress.say(str(stopped))
-            raise KeyboardInterrupt from stopped
+    with devices.joined():
+        parsed = read_recipe(recipe)
+        folder = out if out is not None else Path("runs") / recipe.stem
+        if not Path(parsed.model.base).expanduser().exists():
+            devices.from_first(lambda: ensure(parsed.model.base))
+        screen = console(stderr=True)
+        with _display(screen) as progress:
+            try:
+                lineage = run(parsed, folder, progress)
+            except Stopped as stopped:
+                progress.say(str(stopped))
+                raise KeyboardInterrupt from stopped
+        if not devices.first():
+            return
     if as_json:
         print(json.dumps(lineage, indent=2, ensure_ascii=False))
         return
@@ -96,7 +102,13 @@ class _Bar:
 
 
 @contextmanager
-def _display(screen: Console) -> Iterator[_Lines | _Bar]:
+def _display(screen: Console) -> Iterator[Progress]:
+    from millet.train import devices
+    from millet.train.progress import Silent
+
+    if not devices.first():
+        yield Silent()
+        return
     if not can_repaint(screen):
         yield _Lines(screen)
         return

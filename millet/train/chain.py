@@ -16,20 +16,21 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from millet.errors import BadRequest, MilletError
 from millet.models.hub import locate, pull
+from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 from millet.train.ledger import Ledger
 from millet.train.lineage import check_same, origin, read_lineage, write_lineage
 from millet.train.progress import Progress
 from millet.train.recipe import Recipe, configuration
 from millet.train.report import write_report
-from millet.train.stage import FROM_STAGE, MODEL, Context, Stage
+from millet.train.stage import FROM_STAGE, MODEL, Context, Outcome, Stage
 
 
 def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]:
@@ -49,8 +50,8 @@ def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]
 
 
 def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
-    with _only_one(out):
-        write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8"))
+    with _only_one(out) if devices.first() else nullcontext():
+        devices.from_first(lambda: write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8")))
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
         done, lineages = dict[str, Path](), dict[str, Any]()
         for number, stage in enumerate(recipe.stages, 1):
@@ -72,7 +73,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
             if (folder / MODEL).exists():
                 base = stage.name
         whole = {"recipe_sha256": file_hash(recipe.path), "stages": lineages, "ledger": _total(recipe, lineages)}
-        write_lineage(out, whole)
+        devices.from_first(lambda: write_lineage(out, whole))
         return whole
 
 
@@ -108,6 +109,22 @@ def _only_one(out: Path) -> Iterator[None]:
 
 
 def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str, Any]:
+    now, finished = devices.from_first(lambda: _begin(stage, start, context))
+    if finished is not None:
+        return finished
+    try:
+        outcome = stage.run(context) if stage.together else devices.from_first(lambda: stage.run(context))
+        lineage = devices.from_first(lambda: _finish(now, outcome, context))
+    except BaseException:
+        with suppress(OSError):  # a full disk, say, which the error tells already
+            _report(now, recipe, context)
+        raise
+    _report(now, recipe, context)
+    return lineage
+
+
+def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What decides the stage, and its lineage where it has been run already."""
     folder = context.folder
     parents = {name: _place(context.model(name)) for name in stage.parents(start)}
     data = {name: context.path(name) for name in stage.sources()}
@@ -117,22 +134,23 @@ def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str
         context.progress.say(changed)
     if (finished := read_lineage(folder)) is not None:
         context.progress.say(f"{stage.name} is done already, in {folder}")
-        return finished
     if before is None:
         write_atomically(folder / "origin.json", json.dumps(now, indent=2, ensure_ascii=False) + "\n")
-    try:
-        outcome = stage.run(context)
-        ledger = outcome.ledger.entries(context.prices)
-        lineage = {**now, "artifact": outcome.artifact.name, "sha256": outcome.sha256, "ledger": ledger}
-        if outcome.artifact.is_dir():
-            write_lineage(outcome.artifact, lineage)
-        write_lineage(folder, lineage)
-    except BaseException:
-        with suppress(OSError):  # a full disk, say, which the error tells already
-            write_report(folder, now, recipe)
-        raise
-    write_report(folder, now, recipe)
+    return now, finished
+
+
+def _finish(now: Mapping[str, Any], outcome: Outcome, context: Context) -> dict[str, Any]:
+    ledger = outcome.ledger.entries(context.prices)
+    lineage = {**now, "artifact": outcome.artifact.name, "sha256": outcome.sha256, "ledger": ledger}
+    if outcome.artifact.is_dir():
+        write_lineage(outcome.artifact, lineage)
+    write_lineage(context.folder, lineage)
     return lineage
+
+
+def _report(now: Mapping[str, Any], recipe: Recipe, context: Context) -> None:
+    if devices.first():
+        write_report(context.folder, now, recipe)
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
+from millet.train import devices
 from millet.train.data import Example
 from millet.train.divergence import Divergence, distance
 from millet.train.loop import MicroBatch
@@ -81,7 +82,7 @@ class DistillLogits(Sft):
         packs = self.packs()
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
         kl, cross_entropy, agreement = 0.0, 0.0, 0
-        for pack in packs:
+        for pack, weight in devices.deal(packs):
             sequences, first = [e.ids.tolist() for e in pack], [e.first for e in pack]
             hidden_ND, targets_N = self._student.hidden(sequences, first)
             # Between replies there are others' turns, which nobody learns.
@@ -94,13 +95,14 @@ class DistillLogits(Sft):
                 self._divergence,
                 1 / learned,
             )
-            kl, cross_entropy = kl + found.kl, cross_entropy + found.cross_entropy
-            agreement += found.agreement
-            yield MicroBatch(found.loss, tokens=sum(map(len, pack)))
+            kl, cross_entropy = kl + weight * found.kl, cross_entropy + weight * found.cross_entropy
+            agreement += weight * found.agreement
+            yield MicroBatch(found.loss * weight, tokens=weight * sum(map(len, pack)))
+        kl, cross_entropy, agreed = devices.total(kl, cross_entropy, agreement)
         self._metrics = {
             "kl": kl / learned,
             "cross_entropy": cross_entropy / learned,
-            "agreement": agreement / learned,
+            "agreement": agreed / learned,
             "learned_tokens": learned,
             "sequences": sum(map(len, packs)),
         }

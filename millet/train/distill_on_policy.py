@@ -26,11 +26,12 @@ from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
+from millet.train import devices
 from millet.train.divergence import Divergence, distance
 from millet.train.harvest import Graded
 from millet.train.loop import MicroBatch
 from millet.train.prompts import Prompts
-from millet.train.rollout import Group, Rollouts, Sample
+from millet.train.rollout import Group, Rollouts, parts
 from millet.train.stage import Context, TrainingStage
 from millet.train.teacher import Teacher, load_teacher
 from millet.train.trainee import Trainee
@@ -125,23 +126,26 @@ class DistillOnPolicy:
         self._sampler.refresh()
         answered = self._answered(random.Random(f"{self._seed} {step}"))
         rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples if sample.token_ids]
-        whole = sampled = sum(len(sample.token_ids) for _, sample in rows)
+        whole = sum(len(sample.token_ids) for _, sample in rows)
+        sampled = whole * devices.first()
+        lengths = [len(prompt) + len(sample.token_ids) for prompt, sample in rows]
         kl, cross_entropy, agreement = 0.0, 0.0, 0
-        for part in _parts(rows, self._settings.micro_tokens):
+        for part, weight in devices.deal(parts(rows, lengths, self._settings.micro_tokens)):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample in part]
             first = [len(prompt) for prompt, _ in part]
             hidden_ND, targets_N = self._student.hidden(sequences, first)
             teacher = self._teacher.logits(sequences, first)
             found = distance(hidden_ND, self._student.head, targets_N, teacher, REVERSE, 1 / whole)
-            kl, cross_entropy = kl + found.kl, cross_entropy + found.cross_entropy
-            agreement += found.agreement
-            yield MicroBatch(found.loss, sum(map(len, sequences)), sampled)
+            kl, cross_entropy = kl + weight * found.kl, cross_entropy + weight * found.cross_entropy
+            agreement += weight * found.agreement
+            yield MicroBatch(found.loss * weight, weight * sum(map(len, sequences)), sampled)
             sampled = 0
+        kl, cross_entropy, agreed = devices.total(kl, cross_entropy, agreement)
         self._measure(answered)
         self._metrics |= {
             "kl": kl / whole,
             "cross_entropy": cross_entropy / whole,
-            "agreement": agreement / whole,
+            "agreement": agreed / whole,
             "sampled_tokens": float(whole),
         }
 
@@ -169,19 +173,22 @@ class DistillOnPolicy:
             problems.append(draw(task, "train", level, self._drawn[task.name], self._seed))
             self._drawn[task.name] += 1
         seeds = [rng.randrange(2**62) for _ in tasks]
-        groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
-        asked = list(zip(tasks, problems, groups, strict=True))
-        graded = [
-            (task, problem, sample.reply)
-            for task, problem, group in asked
-            for sample in group.samples
-            if not isinstance(task, Prompts)
-        ]
-        grades = iter(self._judges.grade(graded))
+        answers = devices.share(list(zip(tasks, problems, seeds, strict=True)), self._answer)
         return [
-            Answered(task, problem, group, [] if isinstance(task, Prompts) else [next(grades) for _ in group.samples])
-            for task, problem, group in asked
+            Answered(task, problem, group, grades)
+            for task, problem, (group, grades) in zip(tasks, problems, answers, strict=True)
         ]
+
+    def _answer(self, asked: Sequence[tuple[Task, Problem, int]]) -> list[tuple[Group, list[Grade]]]:
+        """Replies to each question, by its seed, and their grades, if it has any."""
+        questions, seeds = [problem.prompt for _, problem, _ in asked], [seed for _, _, seed in asked]
+        groups = self._sampler.sample(questions, self._settings.replies, seeds)
+        graded = [
+            [] if isinstance(task, Prompts) else [(task, problem, sample.reply) for sample in group.samples]
+            for (task, problem, _), group in zip(asked, groups, strict=True)
+        ]
+        grades = iter(self._judges.grade([each for replies in graded for each in replies]))
+        return [(group, [next(grades) for _ in replies]) for group, replies in zip(groups, graded, strict=True)]
 
     def _measure(self, answered: Sequence[Answered]) -> None:
         samples = [sample for each in answered for sample in each.group.samples]
@@ -231,29 +238,14 @@ class DistillOnPolicyStage(TrainingStage, OnPolicySettings):
         return (base, self.teacher)
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[DistillOnPolicy, int]:
-        tasks = [find_task(name) for name in self.tasks]
+        tasks = [find_task(name, context.beside) for name in self.tasks]
         prompts = [Prompts(name, context.path(name)) for name in self.prompts]
         teacher = load_teacher(self.teacher, trainee.model, context)
-        engine = Engine(trainee.model, cache_tokens=self.cache_tokens, exact=self.exact)
-        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens)
+        engine = Engine(trainee.whole(), cache_tokens=self.cache_tokens, exact=self.exact)
+        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens, update=trainee.whole)
         method = DistillOnPolicy(trainee, rollouts, teacher, [*tasks, *prompts], Graders(), self, context.seed)
         return method, self.steps
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _parts(rows: Sequence[tuple[list[int], Sample]], tokens: int) -> Iterator[list[tuple[list[int], Sample]]]:
-    """In order, as many at once as have so many tokens together; at least one."""
-    part: list[tuple[list[int], Sample]] = []
-    size = 0
-    for row in rows:
-        length = len(row[0]) + len(row[1].token_ids)
-        if part and size + length > tokens:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += length
-    if part:
-        yield part

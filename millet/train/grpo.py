@@ -27,11 +27,13 @@ from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Counts, Graders
 from millet.tasks.task import Grade, Problem, Task
+from millet.train import devices
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
 from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
 from millet.train.rewards import Language, format_reward, language_consistency
-from millet.train.rollout import Group, Rollouts, Sample
+from millet.train.rollout import Group, Rollouts, Sample, parts
+from millet.train.sharding import laid_out
 from millet.train.stage import Context, TrainingStage
 from millet.train.trainee import Trainee
 
@@ -154,15 +156,16 @@ class GrpoMethod:
             self._sampler.refresh()
         tried = self._collect(random.Random(f"{self._seed} {step}"))
         kept = [each for each in tried if each.signal][: settings.questions]
-        sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples)
+        sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples) * devices.first()
         self._measure(tried)
         if settings.objective.kl and step % settings.reference_every == 0:
             self._reference = {name: p.detach().clone() for name, p in self._learner.parameters.items()}
         rows = self._rows(kept)
+        lengths = [len(prompt) + len(sample.token_ids) for prompt, sample, _ in rows]
         totals = {"replies": len(rows), "tokens": sum(len(sample.token_ids) for _, sample, _ in rows)}
         drift, clipped, kl = _Mean(), _Mean(), _Mean()
         largest = 0.0
-        for part in _parts(rows, settings.micro_tokens):
+        for part, weight in devices.deal(parts(rows, lengths, settings.micro_tokens)):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample, _ in part]
             first = [len(prompt) for prompt, _, _ in part]
             with self._timed("forward"):
@@ -175,16 +178,16 @@ class GrpoMethod:
                     reference,
                     **totals,
                 )
-            size = sum(len(sample.token_ids) for _, sample, _ in part)
+            size = weight * sum(len(sample.token_ids) for _, sample, _ in part)
             drift.add(found.drift, size)
             clipped.add(found.clipped, size)
             kl.add(found.kl, size)
             largest = max(largest, found.largest_drift)
-            yield MicroBatch(found.loss, sum(map(len, sequences)), sampled)
+            yield MicroBatch(found.loss * weight, weight * sum(map(len, sequences)), sampled)
             sampled = 0
         self._metrics |= {
             "mismatch": drift.value,
-            "mismatch_largest": largest if rows else None,
+            "mismatch_largest": max(devices.gathered(largest)) if rows else None,
             "clipped": clipped.value,
             "kl": kl.value,
             **{f"{name}_seconds": self._seconds[name] for name in ("rollout", "grading", "forward")},
@@ -226,22 +229,27 @@ class GrpoMethod:
             problems.append(draw(self._tasks[name], "train", level, self._drawn[name], self._seed))
             self._drawn[name] += 1
         seeds = [rng.randrange(2**62) for _ in names]
-        with self._timed("rollout"):
-            groups = self._sampler.sample([problem.prompt for problem in problems], self._settings.replies, seeds)
         tasks = [self._tasks[name] for name in names]
+        answers = devices.share(list(zip(tasks, problems, seeds, strict=True)), self._answer)
+        scored = []
+        for task, level, problem, (group, given) in zip(tasks, levels, problems, answers, strict=True):
+            scored.append(Scored(task, level, problem, group, given, self._rewards(group, given)))
+            self.ladder.take(task.name, level, sum(grade.score for grade in given) / len(given))
+        return scored
+
+    def _answer(self, asked: Sequence[tuple[Task, Problem, int]]) -> list[tuple[Group, list[Grade]]]:
+        """A group of replies to each question, by its seed, and their grades."""
+        questions, seeds = [problem.prompt for _, problem, _ in asked], [seed for _, _, seed in asked]
+        with self._timed("rollout"):
+            groups = self._sampler.sample(questions, self._settings.replies, seeds)
         replies = [
             (task, problem, sample.reply)
-            for task, problem, group in zip(tasks, problems, groups, strict=True)
+            for (task, problem, _), group in zip(asked, groups, strict=True)
             for sample in group.samples
         ]
         with self._timed("grading"):
             grades = iter(self._judges.grade(replies))
-        scored = []
-        for task, level, problem, group in zip(tasks, levels, problems, groups, strict=True):
-            given = [next(grades) for _ in group.samples]
-            scored.append(Scored(task, level, problem, group, given, self._rewards(group, given)))
-            self.ladder.take(task.name, level, sum(grade.score for grade in given) / len(given))
-        return scored
+        return [(group, [next(grades) for _ in group.samples]) for group in groups]
 
     def _rewards(self, group: Group, grades: Sequence[Grade]) -> Tensor:
         settings = self._settings
@@ -271,7 +279,7 @@ class GrpoMethod:
             own = {name: p.detach().clone() for name, p in parameters.items()}
             try:
                 for name, p in parameters.items():
-                    p.copy_(self._reference[name])
+                    p.copy_(laid_out(self._reference[name], p))
                 return self._learner.logprobs(sequences, first)
             finally:
                 for name, p in parameters.items():
@@ -289,6 +297,8 @@ class GrpoMethod:
         accuracy: defaultdict[str, list[float]] = defaultdict(list)
         for each in tried:
             accuracy[each.task.name] += [grade.score for grade in each.grades]
+        counts = self._judges.counts.values()
+        timeouts, errors = devices.total(sum(each.timeouts for each in counts), sum(each.errors for each in counts))
         self._metrics = {
             "reward": _mean([value for each in tried for value in each.rewards.tolist()]),
             "accuracy": _mean([score for scores in accuracy.values() for score in scores]),
@@ -300,8 +310,8 @@ class GrpoMethod:
             "reply_tokens": _mean([float(len(sample.token_ids)) for sample in samples]),
             "thought_tokens": _mean([float(sample.reply.usage.reasoning_tokens) for sample in samples]),
             "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
-            "grader_timeouts": float(sum(each.timeouts for each in self._judges.counts.values())),
-            "grader_errors": float(sum(each.errors for each in self._judges.counts.values())),
+            "grader_timeouts": timeouts,
+            "grader_errors": errors,
         }
         shown = tried[0]
         best = int(shown.rewards.argmax())
@@ -334,14 +344,14 @@ class GrpoStage(TrainingStage, GrpoSettings):
         GrpoSettings.__post_init__(self)
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[GrpoMethod, int]:
-        engine = Engine(trainee.model, cache_tokens=self.cache_tokens, exact=self.exact)
-        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens)
-        tasks = [find_task(name) for name in self.tasks]
+        engine = Engine(trainee.whole(), cache_tokens=self.cache_tokens, exact=self.exact)
+        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens, update=trainee.whole)
+        tasks = [find_task(name, context.beside) for name in self.tasks]
         return GrpoMethod(trainee, rollouts, tasks, Graders(), self, context.seed), self.steps
 
 
 class _Mean:
-    """Of values with weights."""
+    """Of values with weights, those of all processes together."""
 
     def __init__(self) -> None:
         self._sum, self._weight = 0.0, 0
@@ -351,25 +361,9 @@ class _Mean:
 
     @property
     def value(self) -> float | None:
-        return self._sum / self._weight if self._weight else None
+        whole, weight = devices.total(self._sum, self._weight)
+        return whole / weight if weight else None
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _parts(
-    rows: Sequence[tuple[list[int], Sample, float]], tokens: int
-) -> Iterator[list[tuple[list[int], Sample, float]]]:
-    """In order, as many at once as have so many tokens together; at least one."""
-    part: list[tuple[list[int], Sample, float]] = []
-    size = 0
-    for row in rows:
-        length = len(row[0]) + len(row[1].token_ids)
-        if part and size + length > tokens:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += length
-    if part:
-        yield part

@@ -35,8 +35,9 @@ class Prices:
 
 @dataclass
 class Ledger:
-    """wall, cpu and gpu in seconds; cpu counts every thread and finished child process. tokens went through forward and
-    backward, sampled were generated. flops as counted from the number of weights, attention left out."""
+    """wall, cpu and gpu in seconds; cpu counts every thread and finished child process, gpu each device. tokens went
+    through forward and backward, sampled were generated. flops as counted from the number of weights, attention left
+    out."""
 
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -55,7 +56,7 @@ class Ledger:
 
     def entries(self, prices: Prices) -> dict[str, Any]:
         """For lineage and reports, with the money."""
-        money = prices.of(self.wall_seconds, gpu=self.gpu_seconds > 0)
+        money = prices.of(self.gpu_seconds or self.wall_seconds, gpu=self.gpu_seconds > 0)
         return {**asdict(self), "money": money, "currency": prices.currency}
 
 

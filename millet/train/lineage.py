@@ -14,6 +14,7 @@ import torch
 
 import millet
 from millet.errors import MilletError
+from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 
 LINEAGE = "lineage.json"
@@ -33,6 +34,7 @@ def origin(
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "processes": devices.count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

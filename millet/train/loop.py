@@ -1,9 +1,10 @@
 """The one loop of all methods: gradients of micro-batches, a step, a line of metrics, and now and then a checkpoint.
 
 A method says what is learned from: for every step it yields micro-batches, each with its share of the step's loss,
-which is differentiated before the next is asked for. All else is here, so that every method accumulates, clips, stops
-and goes on in the same way. What a run does depends on its settings alone: interrupted anywhere, killed included, it
-goes on from its last checkpoint to the weights it would have had anyway, bit for bit on the same machine.
+which is differentiated before the next is asked for. Where several processes train together (devices.py), each yields
+those that are dealt to it, and what they find is added up here. All else is here, so that every method accumulates,
+clips, stops and goes on in the same way. What a run does depends on its settings alone: interrupted anywhere, killed
+included, it goes on from its last checkpoint to the weights it would have had anyway, bit for bit on the same machine.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from millet.errors import BadRequest, MilletError
+from millet.train import devices
 from millet.train.checkpoint import Checkpoints
 from millet.train.ledger import Arithmetic, Ledger, Stopwatch
-from millet.train.metrics import StepLog
+from millet.train.metrics import NoLog, StepLog
 from millet.train.optimizer import Optimizer, OptimizerSettings
 from millet.train.progress import Progress
 from millet.train.schedule import Schedule
+from millet.train.sharding import laid_out
 from millet.train.signals import Signals, Stopped
 
 
@@ -44,7 +47,8 @@ class Method(Protocol):
     """What is learned from. Two runs that are in the same state do the same."""
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        """Those of a step, counted from 0. A step without any changes no weights."""
+        """Those of a step, counted from 0, of which `devices.deal` gives each process its own. A step without any
+        changes no weights."""
 
     def check(self) -> list[str]:
         """What a person should know before the first step, in lines. It may try things out: the state is put back.
@@ -126,8 +130,11 @@ class Loop:
         return self.ledger
 
     def _run(self, progress: Progress) -> None:
-        metrics, samples = (StepLog(self._folder / f"{name}.jsonl", size) for name, size in self._sizes.items())
-        self.ledger.add(self._watch.lap())  # of the pre-flight
+        metrics, samples = (
+            StepLog(self._folder / f"{name}.jsonl", size) if devices.first() else NoLog()
+            for name, size in self._sizes.items()
+        )
+        self.ledger.add(self._lap())  # of the pre-flight
         with metrics, samples, Signals() as signals:
             for record in metrics.dropped:  # computed for nothing, and paid for all the same
                 self.ledger.add(Ledger.of(record["cost"]))
@@ -137,11 +144,12 @@ class Loop:
                 metrics.write(record)
                 if (sample := self._method.sample()) is not None:
                     samples.write({"step": record["step"], **sample})
-                stopping = signals.caught  # asked once a step, so that nothing is left unsaved
+                # Asked once a step, so that nothing is left unsaved; a signal to one process is one to all.
+                stopping = any(devices.gathered(signals.caught))
                 if self.done % self._settings.checkpoint_every == 0 or self.done == self._steps or stopping:
                     self._sizes = {"metrics": metrics.sync(), "samples": samples.sync()}
                     self._save()
-                    self.ledger.add(self._watch.lap())  # after the step's own lap, so that its speed is the step's
+                    self.ledger.add(self._lap())  # after the step's own lap, so that its speed is the step's
                 progress.step(self.done, record)
 
     def _step(self) -> dict[str, Any]:
@@ -159,23 +167,31 @@ class Loop:
             tokens, sampled = tokens + micro.tokens, sampled + micro.sampled
             norm = 0.0
         if norm is not None:
+            self._optimizer.add_up()
             norm = self._finite(self._optimizer.norm(), "norm of the gradients")
             self._optimizer.step(share, norm)
         self.done += 1
-        cost = self._watch.lap()
-        cost.tokens, cost.sampled_tokens = tokens, sampled
-        cost.flops = self._arithmetic.flops(tokens, sampled)
+        cost = self._lap()
+        loss, *counts = devices.total(loss, tokens, sampled)
+        cost.tokens, cost.sampled_tokens = map(int, counts)
+        cost.flops = self._arithmetic.flops(cost.tokens, cost.sampled_tokens)
         self.ledger.add(cost)
         return {
             "step": step + 1,
             "loss": None if norm is None else loss,
             "gradient_norm": norm,
             "learning_rate": self._settings.optimizer.learning_rate * share,
-            "tokens_per_second": (tokens + sampled) / cost.wall_seconds,
+            "tokens_per_second": (cost.tokens + cost.sampled_tokens) / cost.wall_seconds,
             **{name: _number(value) for name, value in self._method.metrics().items()},
             "backward_seconds": backward,
             "cost": cost.__dict__.copy(),
         }
+
+    def _lap(self) -> Ledger:
+        """What all processes have spent since the last one."""
+        lap = self._watch.lap()
+        lap.cpu_seconds, lap.gpu_seconds = devices.total(lap.cpu_seconds, lap.gpu_seconds)
+        return lap
 
     def _finite(self, value: float, what: str) -> float:
         if math.isfinite(value):
@@ -206,7 +222,7 @@ class Loop:
         self.done = done
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                parameter.copy_(state["weights"][name])
+                parameter.copy_(laid_out(state["weights"][name], parameter))
         self._optimizer.restore(state["optimizer"])
         self._method.restore(state["method"])
         self.ledger = Ledger.of(state["ledger"])

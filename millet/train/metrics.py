@@ -44,6 +44,26 @@ class StepLog:
         self._file.close()
 
 
+class NoLog:
+    """Of a process that has nothing of its own to tell."""
+
+    dropped: tuple[dict[str, Any], ...] = ()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def sync(self) -> int:
+        return 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a file that may be missing or end in half a line."""
     return _records(path.read_bytes()) if path.exists() else []

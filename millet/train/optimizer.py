@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from millet.errors import BadRequest
+from millet.train.sharding import add_gradients, laid_out, whole
 
 # Of the quintic that drives singular values to about 1 (0.7 to 1.2) in five iterations; from Muon's authors.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -57,7 +58,7 @@ class OptimizerSettings:
 
 
 class Optimizer:
-    """Changes `parameters` in place. After each backward call `collect`, after the last `norm` and then `step`."""
+    """Changes `parameters` in place. After each backward call `collect`, after the last `add_up`, `norm` and `step`."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> None:
         self._settings = settings
@@ -87,9 +88,13 @@ class Optimizer:
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             parameter.grad = None
 
+    def add_up(self) -> None:
+        """Make the gradients those of all processes together."""
+        add_gradients(list(self._masters.values()))
+
     def norm(self) -> float:
         """The global norm of the gradients: of all of them as one vector."""
-        return float(torch.nn.utils.get_total_norm(self._gradients()))
+        return float(whole(torch.nn.utils.get_total_norm(self._gradients())))
 
     def step(self, share: float, norm: float) -> None:
         """One step at `share` of the peak learning rate; `norm` is what `norm()` said, for clipping. Clears gradients.
@@ -127,12 +132,17 @@ class Optimizer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self._adamw is not None:
-            self._adamw.load_state_dict(copy.deepcopy(state["adamw"]))  # which would keep these tensors for its own
+            weights = [weight for group in self._adamw.param_groups for weight in group["params"]]
+            adamw = copy.deepcopy(state["adamw"])  # the optimiser would keep these tensors for its own
+            for index, moments in adamw["state"].items():
+                weight = weights[index]
+                moments |= {name: laid_out(m, weight) for name, m in moments.items() if m.shape == weight.shape}
+            self._adamw.load_state_dict(adamw)
         with torch.no_grad():
             for name, momentum in self._momentum.items():
-                momentum.copy_(state["momentum"][name])
+                momentum.copy_(laid_out(state["momentum"][name], momentum))
             for name, master in state["masters"].items():
-                self._masters[name].copy_(master)
+                self._masters[name].copy_(laid_out(master, self._masters[name]))
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._masters.values() if p.grad is not None]
@@ -140,9 +150,9 @@ class Optimizer:
     @torch.no_grad()
     def _muon_step(self, weight: Tensor, gradient: Tensor, momentum: Tensor, rate: float) -> None:
         momentum.lerp_(gradient, 1 - self._settings.momentum)
-        update = orthogonal(gradient.lerp(momentum, self._settings.momentum))  # Nesterov's look ahead
+        update = orthogonal(whole(gradient.lerp(momentum, self._settings.momentum)))  # Nesterov's look ahead
         weight.mul_(1 - rate * self._settings.weight_decay)
-        weight.sub_(update, alpha=rate * 0.2 * max(weight.shape) ** 0.5)
+        weight.sub_(laid_out(update, weight), alpha=rate * 0.2 * max(weight.shape) ** 0.5)
 
 
 def is_muons(name: str, weight: Tensor) -> bool:

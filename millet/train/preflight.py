@@ -17,10 +17,12 @@ from torch import nn
 
 from millet.errors import MilletError, OutOfMemory
 from millet.kernels.cpu import read_memory
+from millet.train import devices
 from millet.train.checkpoint import KEPT
 from millet.train.ledger import Prices
 from millet.train.loop import Method
 from millet.train.optimizer import OptimizerSettings, state_bytes
+from millet.train.sharding import is_sharded
 
 TIMED = 3  # steps at most; the first warms up and does not count where there are others
 PATIENCE = 20.0  # seconds after which no other is timed
@@ -28,7 +30,8 @@ PATIENCE = 20.0  # seconds after which no other is timed
 
 @dataclass(frozen=True)
 class Forecast:
-    """memory: bytes that training takes beside the weights; available: that there are. seconds, money: of all steps."""
+    """memory: bytes that training takes beside the weights, in all processes; available: that there are. seconds,
+    money: of all steps."""
 
     notes: list[str]  # the method's own
     trained: int
@@ -53,7 +56,7 @@ class Forecast:
 
 def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, folder: Path) -> None:
     """Raises OutOfMemory where the optimiser alone would not fit, MilletError where the checkpoints would not."""
-    needed, available = state_bytes(parameters, settings), _available(parameters)
+    needed, available = _state_bytes(parameters, settings), _available(parameters)
     if needed > available:
         raise OutOfMemory(
             f"gradients and optimiser need {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free; close other "
@@ -61,7 +64,9 @@ def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettin
         )
     weights = sum(p.numel() * p.element_size() for p in parameters.values())
     moments = sum(4 * p.numel() for p in parameters.values())
-    written = (KEPT + 1) * (weights + needed - moments)  # gradients are not saved; a third is whole before one goes
+    written = (KEPT + 1) * (
+        weights + state_bytes(parameters, settings) - moments
+    )  # gradients are not saved; a third is whole before one goes
     free = shutil.disk_usage(folder).free
     if written > free:
         raise MilletError(
@@ -86,17 +91,18 @@ def forecast(
         seconds = [_time_step(method, parameters, 0)]
         while len(seconds) < min(TIMED, steps) and sum(seconds) < PATIENCE:
             seconds.append(_time_step(method, parameters, len(seconds)))
-        activations = max(0, _peak(gpu) - before)
+        (activations,) = map(int, devices.total(max(0, _peak(gpu) - before)))
     timed = seconds[1:] or seconds
     total = sum(timed) / len(timed) * steps
-    memory = state_bytes(parameters, settings) + activations
+    memory = _state_bytes(parameters, settings) + activations
     if memory > available:
         raise OutOfMemory(
             f"training needs about {memory / 1e9:.1f} GB beside the weights and {available / 1e9:.1f} GB are free; "
             "lower micro_tokens, set checkpointing = true, or train an adapter with [stage.lora]"
         )
     trained = sum(p.numel() for p in parameters.values())
-    return Forecast(notes, trained, steps, memory, available, total, prices.of(total, gpu), prices.currency)
+    money = prices.of(total, gpu) * (devices.count() if gpu else 1)
+    return Forecast(notes, trained, steps, memory, available, total, money, prices.currency)
 
 
 def _time_step(method: Method, parameters: Mapping[str, nn.Parameter], step: int) -> float:
@@ -105,7 +111,7 @@ def _time_step(method: Method, parameters: Mapping[str, nn.Parameter], step: int
         micro.loss.backward()
     for parameter in parameters.values():
         parameter.grad = None
-    return time.perf_counter() - start
+    return max(devices.gathered(time.perf_counter() - start))  # all processes take as many, by the same clock
 
 
 class _Unchanged:
@@ -129,10 +135,16 @@ class _Unchanged:
             torch.cuda.set_rng_state_all(self._random_gpu)
 
 
+def _state_bytes(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings) -> int:
+    """Of all processes together; what is not sharded, each of them has."""
+    shared = any(is_sharded(parameter) for parameter in parameters.values())
+    return state_bytes(parameters, settings) * (1 if shared else devices.count())
+
+
 def _available(parameters: Mapping[str, nn.Parameter]) -> int:
     for parameter in parameters.values():
         if parameter.is_cuda:
-            return int(torch.cuda.mem_get_info(parameter.device)[0])
+            return int(torch.cuda.mem_get_info(parameter.device)[0]) * devices.count()
     return read_memory().available
 
 

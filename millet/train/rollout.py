@@ -6,14 +6,18 @@ not choose, and the gradient of what it did not choose teaches the wrong thing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.prompt import Think
 from millet.reasoning.reply import Reply
+from millet.train import devices
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,25 @@ class Group:
 
 class Rollouts:
     """think: as for a reply; a budget is none here. max_tokens: of a reply, thought included. temperature: 1 where the
-    log-probabilities are to be those of the policy that sampled."""
+    log-probabilities are to be those of the policy that sampled. update: gives the engine's model the weights of now,
+    where these are not the model's own."""
 
-    def __init__(self, assistant: Assistant, *, think: Think, max_tokens: int, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        assistant: Assistant,
+        *,
+        think: Think,
+        max_tokens: int,
+        temperature: float = 1.0,
+        update: Callable[[], object] | None = None,
+    ) -> None:
         if think not in ("on", "off"):
             raise BadRequest(f'think is {think!r}; a model is taught with "on" or "off"')
         self._assistant = assistant
         self._think: Think = think
         self._max_tokens = max_tokens
         self._temperature = temperature
+        self._update = update
 
     def longest_prompt(self) -> int:
         """Tokens that a question may have, for a whole reply to fit behind it."""
@@ -51,6 +65,8 @@ class Rollouts:
 
     def refresh(self) -> None:
         """Sample from the weights of now."""
+        if self._update is not None:
+            self._update()
         self._assistant.engine.refresh()
 
     def close(self) -> None:
@@ -84,3 +100,17 @@ class Rollouts:
             Group(each.prompt, [Sample(c.token_ids, c.logprobs or [], each.read(c)) for c in group])
             for each, group in zip(prepared, completions, strict=True)
         ]
+
+
+def parts(rows: Sequence[Row], lengths: Sequence[int], tokens: int) -> list[list[Row]]:
+    """In order, as many at once as have so many tokens together, or a process's share of all; at least one."""
+    tokens = min(tokens, -(-sum(lengths) // devices.count()))
+    found: list[list[Row]] = []
+    size = 0
+    for row, length in zip(rows, lengths, strict=True):
+        if not found or size + length > tokens:
+            found.append([])
+            size = 0
+        found[-1].append(row)
+        size += length
+    return found

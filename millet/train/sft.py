@@ -15,6 +15,7 @@ from torch import Tensor
 
 from millet.errors import BadRequest
 from millet.models.model import Model
+from millet.train import devices
 from millet.train.data import Example, Packing, Renderer, render_files, thinking_template
 from millet.train.loop import MicroBatch
 from millet.train.stage import Context, TrainingStage
@@ -109,10 +110,10 @@ class Sft:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         packs = self.packs()
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
-        for pack in packs:
+        for pack, weight in devices.deal(packs):
             logprobs = self._trainee.logprobs([e.ids.tolist() for e in pack], [e.first for e in pack])
             kept = [_kept(values, example) for values, example in zip(logprobs, pack, strict=True)]
-            yield MicroBatch(-torch.cat(kept).sum() / learned, tokens=sum(map(len, pack)))
+            yield MicroBatch(-torch.cat(kept).sum() / learned * weight, tokens=weight * sum(map(len, pack)))
         self._metrics = {"learned_tokens": learned, "sequences": sum(map(len, packs))}
 
     def packs(self) -> list[list[Example]]:

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.models.model import Model
+from millet.train import devices
 from millet.train.checkpoint import weights_hash, write_atomically
 from millet.train.ledger import Arithmetic, Ledger, Prices
 from millet.train.loop import Loop, LoopSettings, Method
@@ -69,6 +71,9 @@ class Stage(ABC):
     """name: what other stages and folders call it; by default its kind. base: the stage or model to start from; by
     default what the stage before it has made."""
 
+    together: ClassVar[bool] = False
+    """Whether several processes run it together; else the first alone."""
+
     name: str
     base: str | None = None
 
@@ -97,6 +102,8 @@ class TrainingStage(Stage, LoopSettings):
     activations and compute them twice, where memory is short. exact: compute in the bits of an exact engine.
     """
 
+    together: ClassVar[bool] = True
+
     lora: LoraConfig | None = None
     checkpointing: bool = False
     exact: bool = False
@@ -119,7 +126,7 @@ class TrainingStage(Stage, LoopSettings):
             ledger = self._loop(trainee, method, steps, context)
         artifact = context.folder / MODEL
         trainee.save(artifact)
-        if self.lora is not None and model.template is not None:
+        if devices.first() and self.lora is not None and model.template is not None:
             write_atomically(artifact / TEMPLATE, model.template.source)  # which training may have changed
         return Outcome(artifact, weights_hash(trainee.parameters), ledger)
 

@@ -27,7 +27,9 @@ from millet.models.adapter import PREFIX, SUFFIX_A, SUFFIX_B, Adapter
 from millet.models.catalog import catalog
 from millet.models.load import restore_base
 from millet.models.model import Model
+from millet.models.network import Network
 from millet.models.weights import LAYER, unfilled
+from millet.train import devices, sharding
 from millet.train.lora import LoraConfig, LoRALinear, attach, continue_from
 from millet.train.loss import Head, target_logprobs
 
@@ -40,6 +42,10 @@ class Trainee:
     lora: train an adapter on frozen weights; without it, all weights learn. A model that is itself base and adapter
     goes on with that adapter. checkpointing: keep only what goes into each layer, and compute the rest again in
     backward. exact: compute log-probabilities with the native kernels, in the bits of an exact engine, a third slower.
+
+    Where several processes train together, each keeps a part of all weights that learn. But they are whole in every
+    process where little would be saved or parts cannot be had: of an adapter, with `exact`, whose kernels compute
+    outside of PyTorch's modules, and with experts, of which a process's tokens may leave some without a gradient.
     """
 
     def __init__(
@@ -60,6 +66,10 @@ class Trainee:
         if not lora:
             for name, parameter in model.network.named_parameters():
                 parameter.requires_grad_(self._learns(name))
+        self._sharded = devices.count() > 1 and not (lora or exact or model.config.moe)
+        self._whole: Network | None = None
+        if self._sharded:
+            sharding.shard(model.network)
         self.parameters: dict[str, nn.Parameter] = dict(self._named())
         """The trained ones: by Hugging Face's names, or an adapter's by PEFT's."""
 
@@ -101,10 +111,27 @@ class Trainee:
             setattr(network.get_submodule(owner), attribute, wanted)
         return replace(self.model, network=network, adapter=None, layout=threading.RLock())
 
+    def whole(self) -> Model:
+        """The model for an engine: the trainee's own, or where weights are sharded a copy with the weights of now, the
+        same one in each call. All processes have to ask together."""
+        if not self._sharded:
+            return self.model
+        if self._whole is None:
+            self._whole = unfilled(self.model.config).train()  # so that an engine leaves its weights plain
+            self._whole.to_empty(device=self.model.device).to(self.model.dtype).requires_grad_(False)
+        with torch.no_grad():
+            for name, own in self.model.network.named_parameters():
+                self._whole.get_parameter(name).copy_(sharding.whole(own))
+        return replace(self.model, network=self._whole, layout=threading.RLock())
+
     def save(self, directory: str | Path) -> None:
-        """Write a Hugging Face directory, or a PEFT directory with an adapter: all of it or nothing."""
+        """Write a Hugging Face directory, or a PEFT directory with an adapter: all of it or nothing. Of several
+        processes the first writes, and all have to call this together."""
+        model = self.whole()
+        if not devices.first():
+            return None
         if self._lora is None:
-            return self.model.save(directory)
+            return model.save(directory)
         modules = {name: module.factors for name, module in self._adapted.items()}
         Adapter(self._base, modules).write(directory, self._lora.rank, self._lora.alpha)
         return None
@@ -153,6 +180,8 @@ class Trainee:
         """The rows that have a target [N, D], and in exact mode how the engine computes their logits."""
         network, device = self.model.network, self.model.device
         ids_T, rows_N = torch.tensor(batch.ids, device=device), torch.tensor(batch.rows, device=device)
+        if self._sharded:
+            sharding.release(network)
         if not self._exact:
             return network(ids_T, SegmentAttention(batch.lengths, batch.parents, device))[rows_N], None
         eager = Eager(ids_T, batch.lengths)
