@@ -137,7 +137,7 @@ class GGUFWeights:
 
     def __init__(self, gguf: GGUFFile) -> None:
         self.source = str(gguf.path)
-        self._gguf = gguf
+        self._file, self._tensors = gguf.file, gguf.tensors  # not the metadata: a vocabulary is many small strings
         for name, tensor in gguf.tensors.items():
             if tensor.kind not in FORMATS:
                 raise UnsupportedModel(
@@ -150,13 +150,13 @@ class GGUFWeights:
 
     def read(self, name: str, out: Tensor) -> None:
         for part in self._sources[name].parts:
-            tensor = self._gguf.tensors[part.tensor]
+            tensor = self._tensors[part.tensor]
             block = FORMATS[tensor.kind]
             start = tensor.start + part.first // block.values * block.size
-            read_values(self._gguf.file, start, tensor.kind, part.view(out))
+            read_values(self._file, start, tensor.kind, part.view(out))
 
     def kind(self, name: str) -> str:
-        return self._gguf.tensors[self._sources[name].parts[0].tensor].kind
+        return self._tensors[self._sources[name].parts[0].tensor].kind
 
     def raw(self, name: str) -> tuple[Tensor, Tensor | None] | None:
         source = self._sources[name]
@@ -167,18 +167,18 @@ class GGUFWeights:
         rows_F1 = torch.arange(source.shape[0])[:, None]
         order_F = source.parts[0].view(rows_F1).flatten()
         same = torch.equal(order_F, rows_F1[:, 0])
-        return self._gguf.file.bytes[start:stop], None if same else order_F.argsort()
+        return self._file.bytes[start:stop], None if same else order_F.argsort()
 
     def release(self, name: str) -> None:
-        self._gguf.file.release(*self._range(name))
+        self._file.release(*self._range(name))
 
     def _range(self, name: str) -> tuple[int, int]:
         """Bytes of a matrix stored in one piece."""
         part = self._sources[name].parts[0]
-        tensor = self._gguf.tensors[part.tensor]
+        tensor = self._tensors[part.tensor]
         block = FORMATS[tensor.kind]
         start = tensor.start + part.first // block.values * block.size
         return start, start + prod(self._sources[name].shape) // block.values * block.size
 
     def close(self) -> None:
-        self._gguf.file.close()
+        self._file.close()

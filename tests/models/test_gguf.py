@@ -1,6 +1,7 @@
 """GGUF files written by the `gguf` package: parsing, layout, configuration, and what happens to broken ones."""
 
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,16 @@ def test_types_that_are_not_supported_are_named(kind: str, tmp_path: Path) -> No
     writer.close()
     with pytest.raises(UnsupportedModel, match=rf"type {kind}.*Q4_K"):
         GGUFWeights(GGUFFile(path))
+
+
+def test_the_vocabulary_is_let_go_of_before_the_weights_come(tmp_path: Path, seed: int) -> None:
+    """Some 10 MB of small strings for 50,000 tokens, which the tokenizer holds in a form of its own."""
+    file = GGUFFile(write_gguf(toy("llama", seed), tmp_path / "toy.gguf"))
+    weights, metadata = GGUFWeights(file), file.metadata
+    del file
+    assert sys.getrefcount(metadata) == 2  # `metadata`, and the argument
+    name, shape = next(iter(weights.shapes.items()))
+    weights.read(name, torch.empty(shape))
 
 
 @pytest.mark.parametrize(
