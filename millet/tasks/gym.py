@@ -72,12 +72,22 @@ class GymTask:
         try:
             score = float(_scorer(self.dataset).score_answer(answer, problem.meta["entry"]))
         except Exception as error:  # some scorers expect the right form
+            if not self._is_readable(problem):
+                raise  # it is the scorer that fails, and not the reply
             return Grade(0, f"unreadable to the scorer ({type(error).__name__})")
         return Grade(1, "right") if score >= 1 else Grade(0, f"wrong; its own score is {score:.2f}")
 
     def work(self, problem: Problem) -> PlainReply:
         """How a person would get to the answer on paper. Raises Unworked where there is no way to show."""
         return work(self.dataset, problem.meta["entry"])
+
+    def _is_readable(self, problem: Problem) -> bool:
+        """Whether the scorer can read the right answer at least."""
+        try:
+            _scorer(self.dataset).score_answer(problem.answer, problem.meta["entry"])
+        except Exception:
+            return False
+        return bool(problem.answer)
 
     def _config(self, level: int, seed: int) -> Any:
         if level > 0:

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,21 @@ def test_what_a_scorer_cannot_read_is_wrong_and_no_fault():
     task = GymTask("prime_factorization")
     grade = task.grade(draw(task, "train", 0, 0), PlainReply("", "two times three"))
     assert (grade.score, grade.reason) == (0, "unreadable to the scorer (ValueError)")
+
+
+def test_a_scorer_that_fails_with_right_answers_too_is_a_fault(monkeypatch: pytest.MonkeyPatch):
+    task = GymTask("prime_factorization")
+    problem = draw(task, "train", 0, 0)
+    unknown = replace(problem, answer="")
+    with pytest.raises(ValueError, match="invalid literal"):
+        task.grade(unknown, PlainReply("", "two times three"))
+
+    def broken(answer: str, entry: object) -> float:
+        raise KeyError(answer)
+
+    monkeypatch.setattr(gym._scorer("prime_factorization"), "score_answer", broken)
+    with pytest.raises(KeyError):
+        task.grade(problem, PlainReply("", problem.answer))
 
 
 def test_python_is_not_an_answer():
