@@ -20,7 +20,7 @@ from torch import Tensor
 from millet.errors import BadRequest
 from millet.train import devices
 from millet.train.data import Example
-from millet.train.divergence import Divergence, distance
+from millet.train.divergence import Divergence, Sums, distance
 from millet.train.loop import MicroBatch
 from millet.train.sft import Sft, SftStage
 from millet.train.stage import Context
@@ -81,7 +81,7 @@ class DistillLogits(Sft):
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         packs = self.packs()
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
-        kl, cross_entropy, agreement = 0.0, 0.0, 0
+        sums = Sums()
         for pack, weight in devices.deal(packs):
             sequences, first = [e.ids.tolist() for e in pack], [e.first for e in pack]
             hidden_ND, targets_N = self._student.hidden(sequences, first)
@@ -93,16 +93,12 @@ class DistillLogits(Sft):
                 targets_N[kept_N],
                 self._teacher.logits(sequences, first, kept_N),
                 self._divergence,
-                1 / learned,
+                weight / learned,
             )
-            kl, cross_entropy = kl + weight * found.kl, cross_entropy + weight * found.cross_entropy
-            agreement += weight * found.agreement
-            yield MicroBatch(found.loss * weight, tokens=weight * sum(map(len, pack)))
-        kl, cross_entropy, agreed = devices.total(kl, cross_entropy, agreement)
+            sums.add(found, weight)
+            yield MicroBatch(found.loss, tokens=weight * sum(map(len, pack)))
         self._metrics = {
-            "kl": kl / learned,
-            "cross_entropy": cross_entropy / learned,
-            "agreement": agreed / learned,
+            **sums.means(learned),
             "learned_tokens": learned,
             "sequences": sum(map(len, packs)),
         }

@@ -27,7 +27,7 @@ from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
 from millet.train import devices
-from millet.train.divergence import Divergence, distance
+from millet.train.divergence import Divergence, Sums, distance
 from millet.train.harvest import Graded
 from millet.train.loop import MicroBatch
 from millet.train.prompts import Prompts
@@ -125,29 +125,22 @@ class DistillOnPolicy:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         self._sampler.refresh()
         answered = self._answered(random.Random(f"{self._seed} {step}"))
-        rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples if sample.token_ids]
+        rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples]
         whole = sum(len(sample.token_ids) for _, sample in rows)
         sampled = whole * devices.first()
         lengths = [len(prompt) + len(sample.token_ids) for prompt, sample in rows]
-        kl, cross_entropy, agreement = 0.0, 0.0, 0
+        sums = Sums()
         for part, weight in devices.deal(parts(rows, lengths, self._settings.micro_tokens)):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample in part]
             first = [len(prompt) for prompt, _ in part]
             hidden_ND, targets_N = self._student.hidden(sequences, first)
             teacher = self._teacher.logits(sequences, first)
-            found = distance(hidden_ND, self._student.head, targets_N, teacher, REVERSE, 1 / whole)
-            kl, cross_entropy = kl + weight * found.kl, cross_entropy + weight * found.cross_entropy
-            agreement += weight * found.agreement
-            yield MicroBatch(found.loss * weight, weight * sum(map(len, sequences)), sampled)
+            found = distance(hidden_ND, self._student.head, targets_N, teacher, REVERSE, weight / whole)
+            sums.add(found, weight)
+            yield MicroBatch(found.loss, weight * sum(map(len, sequences)), sampled)
             sampled = 0
-        kl, cross_entropy, agreed = devices.total(kl, cross_entropy, agreement)
         self._measure(answered)
-        self._metrics |= {
-            "kl": kl / whole,
-            "cross_entropy": cross_entropy / whole,
-            "agreement": agreed / whole,
-            "sampled_tokens": float(whole),
-        }
+        self._metrics |= {**sums.means(whole), "sampled_tokens": float(whole)}
 
     def metrics(self) -> Mapping[str, float | None]:
         return self._metrics

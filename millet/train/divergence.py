@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from millet.train import devices
 from millet.train.loss import chunks, logits
 
 Rows = Callable[[slice], Tensor]  # the teacher's logits of these rows, fp32 [n, V]
@@ -48,6 +49,23 @@ class Distance:
     kl: float
     cross_entropy: float
     agreement: int
+
+
+class Sums:
+    """Of all rows of a step, of every process: what the metrics tell."""
+
+    def __init__(self) -> None:
+        self._kl = self._cross_entropy = self._agreement = 0.0
+
+    def add(self, found: Distance, weight: int) -> None:
+        self._kl += weight * found.kl
+        self._cross_entropy += weight * found.cross_entropy
+        self._agreement += weight * found.agreement
+
+    def means(self, rows: int) -> dict[str, float | None]:
+        """By their names, for so many rows that these are the sums over. All processes ask together."""
+        kl, cross_entropy, agreement = devices.total(self._kl, self._cross_entropy, self._agreement)
+        return {"kl": kl / rows, "cross_entropy": cross_entropy / rows, "agreement": agreement / rows}
 
 
 def distance(
