@@ -20,6 +20,7 @@ from millet.engine.sequence import Sequence, TopLogprobs
 from millet.engine.stopping import StopHook
 from millet.errors import BadRequest, MilletError, PromptTooLong
 from millet.kernels.block_cache import BLOCK_SIZE, BlockCache
+from millet.kernels.heap import release_freed
 from millet.kernels.native.library import why_not
 from millet.kernels.paged import PagedCache
 from millet.kernels.threads import leave_to_native, release_helpers
@@ -178,7 +179,8 @@ class Engine:
         self._make_runner = lambda: Runner(
             _forward(model, num_blocks, chunk), max_batch=max_batch, chunk=chunk, speculation=speculation
         )
-        self._runner = self._make_runner()
+        self._exact = exact
+        self._made: Runner | None = self._make_runner()
         self._requests: dict[Sequence, Generation] = {}
         self._arrived: list[Generation] = []
         self._cancelled: list[Generation] = []
@@ -252,10 +254,24 @@ class Engine:
         Raises BadRequest while requests are under way, whose texts would come half from each.
         """
         with self._wake, self.model.layout:
-            if self._requests or self._arrived:
-                raise BadRequest("requests are under way; wait for them, or cancel them, before refresh()")
+            self._insist_on_rest("refresh()")
             self.model.network.pack()
-            self._runner = self._make_runner()
+            self._made = self._make_runner()
+
+    def release(self) -> None:
+        """Let go of the cache and of copies of weights, for whoever needs the memory meanwhile: `refresh` or the next
+        request have them made anew. An exact engine keeps both, as its trainer computes with the same copies.
+
+        Raises BadRequest while requests are under way.
+        """
+        with self._wake, self.model.layout:
+            self._insist_on_rest("release()")
+            if self._exact:
+                return
+            self._made = None
+            for group in self.model.network.groups():
+                group.forget_copies()
+        release_freed()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the load right now."""
@@ -285,6 +301,17 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def _runner(self) -> Runner:
+        if self._made is None:
+            with self.model.layout:
+                self._made = self._make_runner()
+        return self._made
+
+    def _insist_on_rest(self, call: str) -> None:
+        if self._requests or self._arrived:
+            raise BadRequest(f"requests are under way; wait for them, or cancel them, before {call}")
 
     def _sequence(self, prompt: list[int], sampling: Sampling, index: int, hook: Hook | None) -> Sequence:
         hooks = [hook] if hook else []

@@ -112,6 +112,10 @@ class LinearGroup:
             self._copies = [(_Stamp(weight), Matrix.pack(weight)) for weight in weights]
         return [matrix for _, matrix in self._copies]
 
+    def forget_copies(self) -> None:
+        """Of plain weights; they are made anew when they are needed."""
+        self._copies = []
+
     def packed_at(self, index: int) -> Matrix | None:
         """The native layout of one of the weights, if it is packed so."""
         return None if self._matrices is None else self._matrices[index]

@@ -61,6 +61,7 @@ class Sampler(Protocol):
     """What of `Rollouts` is needed."""
 
     def refresh(self) -> None: ...
+    def release(self) -> None: ...
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
     def close(self) -> None: ...
 
@@ -83,7 +84,7 @@ class GrpoSettings:
     language_reward: float = 0.0
     language: Language = "en"
     overlong_margin: int = 0
-    micro_tokens: int = 4096
+    micro_tokens: int = 2048
     reference_every: int = 400
 
     def __post_init__(self) -> None:
@@ -155,6 +156,7 @@ class GrpoMethod:
         with self._timed("rollout"):
             self._sampler.refresh()
         tried = self._collect(random.Random(f"{self._seed} {step}"))
+        self._sampler.release()
         kept = [each for each in tried if each.signal][: settings.questions]
         sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples) * devices.first()
         self._measure(tried)

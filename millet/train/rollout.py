@@ -69,6 +69,10 @@ class Rollouts:
             self._update()
         self._assistant.engine.refresh()
 
+    def release(self) -> None:
+        """Leave the memory to others until the next refresh."""
+        self._assistant.engine.release()
+
     def close(self) -> None:
         """End the engine."""
         self._assistant.engine.close()

@@ -296,6 +296,33 @@ except millet.MilletError as error:
     assert second.startswith("BadRequest quantize='q8' needs the native kernels on a CPU: MILLET_KERNELS=off")
 
 
+def test_an_engine_that_let_go_of_its_memory_has_the_weights_of_now(tmp_path: Path, seed: int) -> None:
+    """With copies for a network in training; the next request makes them anew, by itself or by a refresh."""
+    model = load(write_directory(toy("llama", seed), tmp_path / "model"))
+    model.network.unpack()
+    model.network.train()
+    sampling = Sampling(temperature=0.0, max_tokens=NEW, logprobs=True, ignore_eos=True)
+    with Engine(model, cache_tokens=1024) as engine:
+        before = engine.generate([[5, 6, 7]], sampling)
+        engine.release()
+        assert not any(group._copies for group in model.network.groups())
+        assert engine.generate([[5, 6, 7]], sampling)[0][0].logprobs == before[0][0].logprobs
+        with torch.no_grad():
+            model.network.model.norm.weight.mul_(1.5)
+            model.network.model.layers[0].mlp.up_proj.weight.mul_(-1)
+        engine.release()
+        engine.refresh()
+        ((after,),) = engine.generate([[5, 6, 7]], sampling)
+        (expected,) = model.logprobs([[5, 6, 7, *after.token_ids]])
+        torch.testing.assert_close(torch.tensor(after.logprobs), expected[2:].detach(), rtol=0, atol=1e-4)
+        assert after.logprobs != before[0][0].logprobs
+        generation = engine.submit([5, 6, 7], Sampling(max_tokens=900, ignore_eos=True))
+        with pytest.raises(BadRequest, match=r"before release\(\)"):
+            engine.release()
+        generation.cancel()
+        generation.result()
+
+
 def test_a_refreshed_engine_has_the_weights_of_now(tmp_path: Path, seed: int) -> None:
     """A step of training between two batches: the next tokens and log-probabilities are those of a new engine."""
     model = load(write_directory(toy("qwen3", seed), tmp_path / "model"))

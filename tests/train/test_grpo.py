@@ -26,7 +26,7 @@ class Policy:
 
     def __init__(self) -> None:
         self.logits = nn.Parameter(torch.zeros(WORDS))
-        self.refreshed = 0
+        self.refreshed = self.released = 0
         self.closed = False
         self.asked: list[str] = []
 
@@ -40,6 +40,9 @@ class Policy:
 
     def refresh(self) -> None:
         self.refreshed += 1
+
+    def release(self) -> None:
+        self.released += 1
 
     def close(self) -> None:
         self.closed = True
@@ -112,7 +115,7 @@ def test_what_is_right_becomes_likely(average: Any, standardise: bool) -> None:
     assert taught.metrics()["mismatch_largest"] < 1e-6
     steps(taught, policy, 18, begin=2)
     assert policy.logits.softmax(-1)[3] > 0.8
-    assert policy.refreshed == 20
+    assert policy.refreshed == policy.released == 20
 
 
 def test_groups_without_signal_are_replaced_and_never_learned_from() -> None:
