@@ -52,10 +52,11 @@ def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]
 def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     with _only_one(out) if devices.first() else nullcontext():
         devices.from_first(lambda: write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8")))
+        devices.from_first(lambda: _check_outside(recipe, out))
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
         done, lineages = dict[str, Path](), dict[str, Any]()
         for number, stage in enumerate(recipe.stages, 1):
-            folder = out / f"{number}-{stage.name}"
+            folder = _folder(out, number, stage)
             folder.mkdir(exist_ok=True)
             start = stage.base or base
             context = Context(
@@ -90,6 +91,22 @@ def _check(recipe: Recipe) -> None:
                     f"stage {stage.name} reads {source}, which is not beside {recipe.path}; check the path"
                 )
         names.append(stage.name)
+
+
+def _check_outside(recipe: Recipe, out: Path) -> None:
+    """What stages that are still to run will need, models and servers: a day of training must not end with a typo."""
+    names: list[str] = []
+    for number, stage in enumerate(recipe.stages, 1):
+        if read_lineage(_folder(out, number, stage)) is None:
+            for name in stage.parents(stage.base or recipe.model.base):
+                if name not in names:
+                    locate(name)  # raises where there is neither a stage nor a model of that name
+            stage.check()
+        names.append(stage.name)
+
+
+def _folder(out: Path, number: int, stage: Stage) -> Path:
+    return out / f"{number}-{stage.name}"
 
 
 @contextmanager

@@ -78,6 +78,10 @@ class DistillStage(Stage):
     def parents(self, base: str) -> tuple[str, ...]:
         return () if is_url(self.teacher) else (self.teacher,)
 
+    def check(self) -> None:
+        if is_url(self.teacher):
+            self._remote().check()
+
     def run(self, context: Context) -> Outcome:
         asked = self._asked(context)
         out = context.folder / DATA
@@ -116,10 +120,13 @@ class DistillStage(Stage):
             raise BadRequest(f"no task has a level of {list(self.levels)}; lower levels")
         return asked
 
+    def _remote(self) -> Remote:
+        asking = Asking(self.replies, self.batch, self.max_tokens, self.temperature)
+        return Remote(self.teacher, self.teacher_model, self.key_env, asking)
+
     def _ask(self, harvest: Harvest, context: Context) -> None:
         if is_url(self.teacher):
-            asking = Asking(self.replies, self.batch, self.max_tokens, self.temperature)
-            remote = Remote(self.teacher, self.teacher_model, self.key_env, asking)
+            remote = self._remote()
             reap(harvest, remote.answers, self.name, context.progress, gpu=False)
             if remote.refused:
                 context.progress.say(f"{self.name}: the server refused {remote.refused:,} questions")

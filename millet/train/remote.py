@@ -60,9 +60,19 @@ class Remote:
         self._key = os.environ.get(key_env, "").strip() if key_env else ""
         if key_env and not (self._key and self._key.isascii()):
             raise BadRequest(f"{key_env}, where the teacher's key is to be, has none; set it, or leave key_env out")
+        self._headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._answered = False
         self.refused = 0
         """Questions that the server would not answer, though it answered others."""
+
+    def check(self) -> None:
+        """Raises MilletError where nothing answers there, or the key is not accepted. It asks no question."""
+        try:
+            status = httpx2.get(f"{self._place}/models", headers=self._headers, timeout=CONNECT).status_code
+        except httpx2.RequestError as error:
+            raise self._away(error) from error
+        if status in NOT_OURS:
+            raise self._not_accepted(status)
 
     def answers(self, batches: Iterable[Numbered]) -> Iterator[tuple[int, list[list[Reply]]]]:
         """See `harvest.Answers`. Raises MilletError when the server is away or refuses, after those under way."""
@@ -95,7 +105,7 @@ class Remote:
 
     def _client(self) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            headers=self._headers,
             timeout=httpx2.Timeout(SILENCE, connect=CONNECT, pool=None),
             limits=httpx2.Limits(max_connections=self._asking.at_once),
         )
@@ -119,10 +129,9 @@ class Remote:
             try:
                 response = await client.post(f"{self._place}/chat/completions", json=self._body(question))
             except httpx2.RequestError as error:
-                what = "is silent" if isinstance(error, httpx2.TimeoutException) else "does not answer"
-                fault = f"the teacher at {self._place} {what}"
                 if not self._answered:  # it never has: rather a wrong address than a server that will be back
-                    raise MilletError(f"{fault}; start it, or check the recipe's teacher") from error
+                    raise self._away(error) from error
+                fault = f"the teacher at {self._place} does not answer"
             else:
                 if response.status_code < 400:
                     return self._read(response)
@@ -158,8 +167,7 @@ class Remote:
         """An empty reply, where the server has answered others: it is this question that it does not like."""
         status = response.status_code
         if status in NOT_OURS:
-            what = f"the key in {self._key_env}" if self._key_env else "requests without a key (see key_env)"
-            raise MilletError(f"the teacher at {self._place} does not accept {what} ({status})")
+            raise self._not_accepted(status)
         if status == 404:
             raise MilletError(
                 f"the teacher at {self._place} has no model {self._model!r}, or no chat completions there (404); check "
@@ -169,6 +177,14 @@ class Remote:
             raise MilletError(f"the teacher at {self._place} refuses the question ({status}){self._said(response)}")
         self.refused += 1
         return Reply("", "", "refused", Usage())
+
+    def _away(self, error: httpx2.RequestError) -> MilletError:
+        what = "is silent" if isinstance(error, httpx2.TimeoutException) else "does not answer"
+        return MilletError(f"the teacher at {self._place} {what}; start it, or check the recipe's teacher")
+
+    def _not_accepted(self, status: int) -> MilletError:
+        what = f"the key in {self._key_env}" if self._key_env else "requests without a key; name one in key_env"
+        return MilletError(f"the teacher at {self._place} does not accept {what} ({status})")
 
     def _said(self, response: httpx2.Response) -> str:
         """The server's own words, without the key."""

@@ -89,6 +89,11 @@ class Stage(ABC):
         """Models that decide what it makes, as the recipe calls them. base: the one that it starts from."""
         return (base,)
 
+    def check(self) -> None:
+        """Called before the first stage has cost anything. Raises MilletError where something outside of the recipe, a
+        server say, is not as this stage will need it."""
+        return
+
     @abstractmethod
     def run(self, context: Context) -> Outcome:
         """All of it, or what is left of it where it was interrupted."""

@@ -22,6 +22,8 @@ class FakeTeacher:
         self.say = say
         self.faults: list[int | str | bytes] = []
         self.faulty: dict[str, int] = {}
+        self.models = 200
+        """The status of its list of models."""
         self.asked: Counter[str] = Counter()
         """How often each question was answered."""
         self.bodies: list[dict[str, Any]] = []
@@ -55,6 +57,9 @@ class FakeTeacher:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(fake.models, b"{}")
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 with fake._lock:

@@ -20,7 +20,7 @@ from millet.train.recipe import read_recipe
 from millet.train.signals import Stopped
 from tests.train.fake_teacher import FakeTeacher, adds
 from tests.train.taught import gap, recipe, write_taught
-from tests.train.toy_recipe import Heard, one_thread, write_toy  # noqa: F401 - a fixture
+from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +130,36 @@ def test_a_server_that_goes_away_costs_only_what_is_left(tmp_path: Path, key: st
         fake.faults.clear()
         train(told, tmp_path / "out", Heard())
     assert set(fake.asked.values()) == {1}
+
+
+def test_what_a_later_stage_lacks_is_said_before_the_first(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTeacher(adds)
+    with fake.running() as url:
+        path = server_recipe(tmp_path, url)
+        later = path.read_text().partition("[[stage]]")
+        first = STAGE.format(epochs=1)
+        path.write_text(later[0] + first + later[1] + later[2])
+        out = tmp_path / "out"
+
+        def refused(message: str) -> None:
+            heard = Heard()
+            with pytest.raises(MilletError, match=message):
+                train(read_recipe(path), out, heard)
+            assert not heard.steps
+
+        fake.models = 401
+        refused(r"does not accept the key in TEACHER_KEY \(401\)")
+        fake.models = 404  # as of a server that has no such list
+        monkeypatch.delenv("TEACHER_KEY")
+        refused("TEACHER_KEY, where the teacher's key is to be, has none")
+        monkeypatch.setenv("TEACHER_KEY", key)
+        train(read_recipe(path), out, Heard())
+    train(read_recipe(path), out, Heard())  # done already, so nobody is asked whether the server is there
+    path.write_text(path.read_text().replace(f'"{url}"\nteacher_model = "m"\nkey_env = "TEACHER_KEY"', '"teech"'))
+    out = tmp_path / "other"
+    refused("teech")
 
 
 def test_replies_without_thoughts_are_left_out_or_learned_as_answers(tmp_path: Path, key: str) -> None:

@@ -100,6 +100,8 @@ def test_a_server_that_is_not_there() -> None:
         pass
     with pytest.raises(MilletError, match="does not answer; start it"):
         ask(url)
+    with pytest.raises(MilletError, match="does not answer; start it"):
+        Remote(url, "m", "", Asking(1, 4, 64, 0.6)).check()
 
 
 def test_a_server_that_stays_broken_ends_the_run_behind_what_was_answered() -> None:
