@@ -17,8 +17,8 @@ HELD_OUT = read_questions(FOLDER / "everyday-heldout.jsonl", 1000)
 COMMON = set(
     re.findall(
         r"\w+",
-        "a an the i my me you your it is are do does did was were be can should what who how why when which where to of "
-        "in on at for with and or that this s t m give name list write tell explain say one two three short please "
+        "a an the i my me you your it is are do does did was were be can should what who how why when which where to "
+        "of in on at for with and or that this s t m give name list write tell explain say one two three short please "
         "sentence",
     )
 )
