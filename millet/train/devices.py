@@ -50,7 +50,8 @@ def joined() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        _tell(store, MilletError("another process of this run has ended, and so did this; run the same command again"))
+        lost = "another process of this run has ended, and so did this one; run the same command to go on"
+        _tell(store, MilletError(lost))
     finally:
         _leave()
 

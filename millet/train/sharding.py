@@ -10,6 +10,7 @@ Without several processes nothing is sharded, and nothing of PyTorch's distribut
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def read(folder: Path) -> dict[str, Tensor]:
     for name, entry in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(entry, TensorStorageMetadata), "only tensors are written here"
         shards[name] = empty_shards(entry.size, entry.properties.dtype)
-    load(dict(shards), storage_reader=reader, process_group=devices.control(), no_dist=devices.count() == 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone is no mistake
+        load(dict(shards), storage_reader=reader, process_group=devices.control(), no_dist=devices.count() == 1)
     return shards
 
 
