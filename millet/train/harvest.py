@@ -145,7 +145,8 @@ def reap(harvest: Harvest, answers: Answers, stage: str, progress: Progress, gpu
     with Signals() as signals:
         progress.begin(stage, harvest.done, whole)
         for cost in harvest.run(answers, lambda: signals.caught, gpu):
-            progress.step(harvest.done, {"step": harvest.done, "cost": cost.__dict__})
+            speed = cost.sampled_tokens / cost.wall_seconds
+            progress.step(harvest.done, {"step": harvest.done, "tokens_per_second": speed, "cost": cost.__dict__})
     if harvest.done < whole:
         raise Stopped(f"stopped after batch {harvest.done} of {whole} and saved; run the same command to go on")
 
