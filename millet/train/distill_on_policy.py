@@ -51,6 +51,7 @@ class Sampler(Protocol):
     """What of `Rollouts` is needed."""
 
     def refresh(self) -> None: ...
+    def release(self) -> None: ...
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
     def close(self) -> None: ...
 
@@ -71,7 +72,7 @@ class OnPolicySettings:
     questions: int = 16
     replies: int = 1
     max_tokens: int = 256
-    micro_tokens: int = 4096
+    micro_tokens: int = 2048
 
     def __post_init__(self) -> None:
         for name in ("questions", "replies", "max_tokens", "micro_tokens"):
@@ -125,6 +126,7 @@ class DistillOnPolicy:
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         self._sampler.refresh()
         answered = self._answered(random.Random(f"{self._seed} {step}"))
+        self._sampler.release()
         rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples]
         whole = sum(len(sample.token_ids) for _, sample in rows)
         sampled = whole * devices.first()

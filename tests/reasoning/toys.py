@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ ENDS = {"qwen3": "<|im_end|>", "r1_distill_qwen": "<｜end▁of▁sentence｜>"}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def toy_model(seed: int, fixture: str = "qwen3", *, template: str | None = None, context: int = 512) -> Model:
-    """template: instead of the fixture's own. The embedding has a few more rows than the tokenizer."""
+def toy_model(
+    seed: int,
+    fixture: str = "qwen3",
+    *,
+    template: str | None = None,
+    context: int = 512,
+    sizes: Mapping[str, int] = SIZES,
+) -> Model:
+    """template: instead of the fixture's own. sizes: by their names in `config.json`. The embedding has a few more rows
+    than the tokenizer."""
     tokenizer = Tokenizer.from_file(FIXTURES / fixture / "tokenizer.json", {})
     source = (FIXTURES / fixture / "chat_template.jinja").read_text() if template is None else template
     settings: dict[str, Any] = {
@@ -31,7 +40,7 @@ def toy_model(seed: int, fixture: str = "qwen3", *, template: str | None = None,
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     }
-    config = ModelConfig.from_hf(settings | SIZES)
+    config = ModelConfig.from_hf({**settings, **sizes})
     torch.manual_seed(seed)
     return Model(
         name="toy",

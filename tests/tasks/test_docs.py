@@ -9,13 +9,14 @@ from millet.tasks.draw import draw
 from millet.tasks.find import FILE_KINDS, find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import PlainReply
+from tests.train.toy_start import documented
 
 DOCS = (Path(__file__).parents[2] / "docs" / "teach.md").read_text()
 TASKS = DOCS.partition("\n## Tasks\n")[2].partition("\n## ")[0]
 
 
 def test_the_example_is_a_task_that_passes_the_check(tmp_path: Path):
-    source = re.findall(r"^```python\n(.*?)^```", TASKS, re.DOTALL | re.MULTILINE)[0]
+    source = documented("digits.py")
     assert len(source.splitlines()) <= 30
     path = tmp_path / "digits.py"
     path.write_text(source)

@@ -66,6 +66,8 @@ class Student:
     def refresh(self) -> None:
         self.refreshed += 1
 
+    def release(self) -> None: ...
+
     def close(self) -> None: ...
 
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
