@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from millet.errors import MilletError
+from millet.errors import BadRequest, MilletError
 from millet.kernels.cpu import read_cpu
 
 Item = TypeVar("Item")
@@ -68,6 +68,16 @@ def control() -> Any:
 def first() -> bool:
     """Whether this process writes files and tells how far the run is."""
     return _rank == 0
+
+
+def check_gpus() -> None:
+    """Raises BadRequest where processes would have to share a GPU."""
+    beside, gpus = int(os.environ["LOCAL_WORLD_SIZE"]) if _count > 1 else 1, torch.cuda.device_count()
+    if beside > gpus:
+        raise BadRequest(
+            f"{beside} processes on this machine have {gpus} GPUs; start one for each, or set device = "
+            '"cpu" in the recipe'
+        )
 
 
 def wait() -> None:

@@ -36,6 +36,7 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
     """report.html of a stage's folder, from what is in it: finished, or as far as it has come."""
     records, samples = read_log(folder / "metrics.jsonl"), read_log(folder / "samples.jsonl")
     lineage = read_lineage(folder)
+    again = command(recipe.path, folder.parent, origin["environment"].get("processes", 1))
     title = f"{origin['stage']} ({origin['configuration']['kind']})"
     state = f"{len(records):,} steps" if lineage else f"stopped after {len(records):,} steps"
     parents = f", from {', '.join(origin['parents'])}" if origin["parents"] else ""
@@ -45,7 +46,7 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
         f"<h2>Curves</h2>{''.join(_curves(records))}",
         f"<h2>Cost</h2>{_table(ledger)}",
         f"<h2>Samples</h2>{_samples(samples)}" if samples else "",
-        f"<h2>Make it again</h2><pre>{html.escape(command(recipe.path, folder.parent))}</pre>",
+        f"<h2>Make it again</h2><pre>{html.escape(again)}</pre>",
         f"<p>recipe.toml:</p><pre>{html.escape(recipe.path.read_text(encoding='utf-8'))}</pre>",
         f"<h2>Lineage</h2><pre>{html.escape(json.dumps(lineage or origin, indent=2, ensure_ascii=False))}</pre>",
     ]
@@ -58,9 +59,10 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
     write_atomically(folder / "report.html", page)
 
 
-def command(recipe: Path, out: Path) -> str:
+def command(recipe: Path, out: Path, processes: int) -> str:
     """What a person types to get the same."""
-    return shlex.join(["millet", "train", str(recipe), "--out", str(out)])
+    launcher = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    return shlex.join([*launcher, "millet", "train", str(recipe), "--out", str(out)])
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:

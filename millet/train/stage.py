@@ -123,6 +123,8 @@ class TrainingStage(Stage, LoopSettings):
 
     def run(self, context: Context) -> Outcome:
         gpu = torch.device(context.device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda"
+        if gpu:
+            devices.check_gpus()
         model = load(context.base, dtype="bfloat16" if gpu else "float32", device=context.device)
         torch.manual_seed(context.seed)
         trainee = Trainee(model, self.lora, self.checkpointing, self.exact)

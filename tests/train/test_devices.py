@@ -19,6 +19,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from millet.errors import BadRequest
 from millet.train import devices, sharding
 from millet.train.chain import train
 from millet.train.metrics import read_log
@@ -117,6 +118,10 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         for name, values in one.items():
             torch.testing.assert_close(two[name], values, rtol=0, atol=2e-3, msg=name)  # AdamW's steps have 3e-3
     assert sum("learned" in line for line in stderr.splitlines()) == 3, "each stage's pre-flight is told once"
+    assert (
+        f"torchrun --standalone --nproc-per-node 2 -m millet train {path}"
+        in (tmp_path / "two" / "1-full" / "report.html").read_text()
+    )
     environment = json.loads((tmp_path / "two" / "1-full" / "lineage.json").read_text())["environment"]
     assert environment["processes"] == 2
 
@@ -222,6 +227,16 @@ def test_three_processes_are_dealt_all_micro_batches_once(monkeypatch: pytest.Mo
         dealt.append(list(devices.deal(items)))
     assert sorted(item for mine in dealt for item, weight in mine if weight) == items
     assert [len(mine) for mine in dealt] == [3, 3, 3], "all go through the model equally often"
+
+
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_count", 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    devices.check_gpus()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BadRequest, match="4 processes on this machine have 2 GPUs; start one for each"):
+        devices.check_gpus()
 
 
 def test_a_state_is_put_together_again() -> None:
