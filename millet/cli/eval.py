@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,10 @@ def evaluate(
     quantize: QuantizeOption = None,
     batch: Annotated[int, typer.Option(help="Replies to compute at once; more suit a GPU.", min=1)] = 64,
     compare: Annotated[
-        str | None, typer.Option(help="A model to compare with, on the same problems.", metavar="MODEL")
+        str | None,
+        typer.Option(
+            help="A model to compare with, on the same problems; or what --transcripts wrote of one.", metavar="MODEL"
+        ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page for people here.", metavar="FILE.html")] = None,
     transcripts: Annotated[
@@ -84,11 +88,12 @@ def evaluate(
             "there is nothing to ask; add --tasks with names from `millet task list`, or --talk FILE.jsonl"
         )
     chosen = parse_tasks(tasks, levels)
-    names = [model] if compare is None else [model, compare]
+    earlier = _earlier(compare, settings)
+    names = [model] if compare is None or earlier is not None else [model, compare]
     for name in names:
         ensure(name)
     told = command(model, tasks, levels, settings, quantize, compare)
-    result = _run(names, chosen, settings, parse_quantize(quantize), batch, told)
+    result = _run(names, chosen, settings, parse_quantize(quantize), batch, told, earlier)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
@@ -111,6 +116,23 @@ def _tell_talk(talk: Talk, settings: Settings, transcripts: Path | None, as_json
         show_talk(console(), talk)
     if transcripts is not None:
         _write(transcripts, lambda path: write_replies(talk, path))
+
+
+def _earlier(compare: str | None, settings: Settings) -> Evaluation | None:
+    """The evaluation that --compare names a file of. Raises BadRequest for one that was asked otherwise."""
+    from millet.evaluate.results import read_transcripts
+
+    if compare is None or not compare.endswith(".jsonl"):
+        return None
+    found = read_transcripts(Path(compare))
+    if found.partial:
+        raise BadRequest(
+            f"{compare} was interrupted after {len(found.attempts)} of {found.asked} problems; make it anew"
+        )
+    then, now = asdict(found.settings), asdict(settings)
+    if changed := [f"--{name.replace('_', '-')} {then[name]}" for name in then if then[name] != now[name]]:
+        raise BadRequest(f"{compare} was asked otherwise; add {' '.join(changed)}, or compare with the model itself")
+    return found
 
 
 def parse_tasks(names: str, levels: str) -> list[tuple[Task, int]]:
@@ -196,8 +218,9 @@ def _run(
     quantize: Quantize | None,
     batch: int,
     told: str,
+    earlier: Evaluation | None,
 ) -> Report:
-    """Each model in turn; Ctrl-C ends the first that it meets, and leaves out the next."""
+    """Each model in turn; Ctrl-C ends the first that it meets, and leaves out the next. earlier: to compare with."""
     from millet.engine.engine import Engine
     from millet.evaluate.harness import evaluate, questions
     from millet.evaluate.provenance import origin
@@ -218,6 +241,8 @@ def _run(
                 found.append(evaluate(Assistant(engine), asked, settings, graders.grade, watch, batch))
             if found[-1].partial:
                 break
+    if earlier is not None:
+        found.append(earlier)
     return Report.of(origin(told, *models), *reversed(found))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,14 +124,36 @@ class Evaluation:
 
 
 def write_transcripts(evaluations: Iterable[Evaluation], path: Path) -> None:
-    """One line of JSON for each reply, whole texts included."""
+    """Of each evaluation a line of JSON that says how it was asked, and one for each reply, whole texts included."""
     with path.open("w", encoding="utf-8") as file:
         for evaluation in evaluations:
-            for line in transcripts(evaluation):
+            for line in (_head(evaluation), *transcripts(evaluation)):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def read_transcripts(path: Path) -> Evaluation:
+    """What `write_transcripts` wrote; of several evaluations the last, which is the model's and not that of what it was
+    compared with. Raises BadRequest for a file that is none of these."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        start = max(number for number, line in enumerate(lines) if "settings" in line)
+        head, replies = lines[start], lines[start + 1 :]
+        asked: dict[tuple[Group, int], list[dict[str, Any]]] = {}
+        for line in replies:
+            asked.setdefault((Group(line["task"], line["level"]), line["index"]), []).append(line)
+        attempts = [
+            Attempt(group, index, of[0]["prompt"], of[0]["expected"], tuple(_sample(line) for line in of))
+            for (group, index), of in asked.items()
+        ]
+        return Evaluation(head["model"], Settings(**head["settings"]), attempts, head["asked"], head["seconds"])
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequest(f"{path} is not what `millet eval --transcripts` writes; make it anew with that") from error
+
+
 def transcripts(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """The lines of the replies."""
     for attempt in evaluation.attempts:
         about = {
             "model": evaluation.model,
@@ -143,3 +165,16 @@ def transcripts(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         }
         for number, sample in enumerate(attempt.samples):
             yield about | {"sample": number} | asdict(sample)
+
+
+def _head(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "model": evaluation.model,
+        "settings": asdict(evaluation.settings),
+        "asked": evaluation.asked,
+        "seconds": evaluation.seconds,
+    }
+
+
+def _sample(line: dict[str, Any]) -> Sample:
+    return Sample(**{field.name: line[field.name] for field in fields(Sample)})

@@ -69,6 +69,37 @@ def test_two_models_on_the_same_problems(models: Any) -> None:
     assert "two less one" in shown.stdout
 
 
+def test_what_an_earlier_run_wrote_compares_like_its_model(models: Any, tmp_path: Path) -> None:
+    asked = ("--tasks", "sums", "--k", "2", "--levels", "0,1", *QUICK)
+    both = json.loads(run("two", "--compare", "one", "--json", *asked).stdout)
+    assert run("one", "--transcripts", str(tmp_path / "one.jsonl"), *asked).exit_code == 0
+    stored = json.loads(run("two", "--compare", str(tmp_path / "one.jsonl"), "--json", *asked).stdout)
+    assert [each["model"] for each in stored["models"]] == ["one", "two"]
+    for found in (both, stored):
+        for estimates in (found["difference"]["mean"], *(each["figures"] for each in found["difference"]["tasks"])):
+            del estimates["tokens_per_second"]
+    assert stored["difference"] == both["difference"]
+
+
+def test_an_earlier_run_that_was_asked_otherwise_is_refused_at_once(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "one.jsonl"
+    run("one", "--tasks", "sums", "--seed", "5", "--transcripts", str(lines), *QUICK)
+    monkeypatch.setattr("millet.models.load.load", lambda *args, **options: pytest.fail("loaded"))
+    told = str(run("two", "--tasks", "sums", "--compare", str(lines), *QUICK).exception)
+    assert told.endswith("one.jsonl was asked otherwise; add --seed 5, or compare with the model itself")
+    whole = lines.read_text().splitlines(keepends=True)
+    lines.write_text("".join(whole[:-1]))
+    told = str(run("two", "--tasks", "sums", "--seed", "5", "--compare", str(lines), *QUICK).exception)
+    assert "was interrupted after 3 of 4 problems" in told
+    for content in ("", "{}\n", "[]", "no JSON", '{"settings": {"problems": 0}, "model": ""}'):
+        lines.write_text(content)
+        refused = run("two", "--tasks", "sums", "--compare", str(lines), *QUICK).exception
+        assert isinstance(refused, BadRequest)
+    assert isinstance(run("two", "--tasks", "sums", "--compare", "gone.jsonl", *QUICK).exception, BadRequest)
+
+
 def test_the_command_it_tells_gives_the_same_figures(models: Any) -> None:
     first = json.loads(run("one", "--tasks", "sums", "--seed", "3", "--json", *QUICK).stdout)
     program, name, *words = shlex.split(first["command"])
@@ -86,7 +117,7 @@ def test_files(models: Any, tmp_path: Path) -> None:
     result = run("one", "--tasks", "sums", "--report", str(page), "--transcripts", str(lines), "--k", "2", *QUICK)
     assert result.exit_code == 0, result.output
     assert page.read_text().startswith("<!DOCTYPE html>")
-    assert len(lines.read_text().splitlines()) == 8
+    assert len(lines.read_text().splitlines()) == 1 + 8
     assert sorted(tmp_path.iterdir()) == [lines, page]
 
 

@@ -15,7 +15,7 @@ from millet.evaluate.page import escape
 from millet.evaluate.plot import curve, distribution, intervals
 from millet.evaluate.provenance import Origin
 from millet.evaluate.report import LONGEST, Report, warnings
-from millet.evaluate.results import Evaluation, Group, write_transcripts
+from millet.evaluate.results import Evaluation, Group, read_transcripts, write_transcripts
 from tests.evaluate.toys import ADD, attempt, evaluation, sample, solved
 
 HOSTILE = "</pre></details><script>alert(1)</script><img src=x onerror='alert(2)'>\"'&lt;\x00\x1b[2J\u202e\ud800"
@@ -162,8 +162,10 @@ def test_for_programs() -> None:
 
 def test_transcripts_are_lines_of_json(tmp_path: Any) -> None:
     made = evaluation([attempt(3, sample(1, content="a\nb"), sample(0))], k=2)
-    write_transcripts([made], tmp_path / "t.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    write_transcripts([evaluation([]), made], tmp_path / "t.jsonl")
+    _, head, *lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert head["settings"]["k"] == 2
+    assert read_transcripts(tmp_path / "t.jsonl") == made
     assert [(line["index"], line["sample"], line["score"]) for line in lines] == [(3, 0, 1.0), (3, 1, 0.0)]
     assert lines[0]["content"] == "a\nb"
     assert (lines[0]["model"], lines[0]["task"], lines[0]["level"]) == ("toy", ADD.task, ADD.level)
