@@ -65,6 +65,11 @@ def control() -> Any:
     return _control
 
 
+def rank() -> int:
+    """Which of them this process is, from 0 on."""
+    return _rank
+
+
 def first() -> bool:
     """Whether this process writes files and tells how far the run is."""
     return _rank == 0

@@ -25,6 +25,7 @@ from millet.train.chain import train
 from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
 from millet.train.signals import Stopped
+from tests.models.files import toy, write_directory
 from tests.train.test_grpo_stage import write as write_grpo
 from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
 
@@ -42,10 +43,12 @@ PATIENCE = 300  # seconds that a run of seconds may take on a machine with much 
 OWN = ("cost", "tokens_per_second", "mismatch_largest")
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
 def torchrun(recipe: Path, out: Path) -> subprocess.Popen[str]:
     """Two processes under torchrun; its standard error is theirs."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += ["-m", "millet", "train", str(recipe), "--out", str(out)]
+    words = [*LAUNCHER, "millet", "train", str(recipe), "--out", str(out)]
     return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
 
@@ -96,6 +99,15 @@ def assert_alike(one: Path, two: Path) -> None:
 
 def sft(name: str, more: str) -> str:
     return STAGE.replace('kind = "sft"', f'kind = "sft"\nname = "{name}"\nbase = "BASE"') + more
+
+
+def test_gradients_add_up_to_those_of_one(tmp_path: Path, seed: int) -> None:
+    """With a head of its own and one that is the embedding; and with experts, whose weights are not sharded."""
+    cases = ["llama-biases", "qwen3-tied", "deepseek_v3"]
+    directories = [str(write_directory(toy(case, seed), tmp_path / case)) for case in cases]
+    words = [*LAUNCHER, "tests.train.devices_run", *directories]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert run.stdout.split() == cases, run.stderr
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
