@@ -151,8 +151,8 @@ class Engine:
     cache_tokens: positions the cache can hold, fixed for the engine's life; None asks the planner.
     max_batch: most sequences computed in one step. chunk: most rows of one step.
     speculation: how to guess ahead; "auto" takes the model's MTP module if it has one, else prompt lookup.
-    exact: insist that log-probabilities equal those of `model.logprobs` bit for bit, with gradients too: fp32 weights
-    and cache on the native kernels. BadRequest where that cannot be.
+    exact: insist that log-probabilities equal those of `model.logprobs` bit for bit, with gradients too, as they do on
+    the native kernels. BadRequest where these cannot be had.
     """
 
     def __init__(
@@ -431,7 +431,3 @@ def _insist_on_exactness(model: Model) -> None:
     if not model.native:
         reason = why_not() or f"the model is in {str(model.dtype).removeprefix('torch.')} on {model.device}"
         raise BadRequest(f"exact=True needs fp32 and the native kernels on a CPU: {reason}")
-    if model.cache_dtype != torch.float32:
-        raise BadRequest(
-            f'exact=True needs fp32 weights and {model.name} has quantised ones; load it with dtype="float32"'
-        )

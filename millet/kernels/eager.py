@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -62,23 +62,27 @@ class Native:
 
 
 class Eager:
-    """Whole sequences laid end to end, as for `PackedAttention`: `lengths[i]` rows belong to sequence i."""
+    """Segments laid end to end, as for `SegmentAttention`: `lengths[i]` rows belong to segment i, which continues
+    `parents[i]`, or nothing where that is None. A parent fills its last cache block: its length is a multiple of
+    BLOCK_SIZE. Without parents every segment is a whole sequence."""
 
     together = False
 
-    def __init__(self, ids_T: Tensor, lengths: Sequence[int]) -> None:
-        blocks = [-(-length // BLOCK_SIZE) for length in lengths]
-        firsts = [0, *accumulate(blocks)]
-        spans = [
-            Span(0, n, list(range(first, first + count)))
-            for n, first, count in zip(lengths, firsts, blocks, strict=False)
-        ]
-        self.rows = len(ids_T)
-        self.num_blocks = firsts[-1]
+    def __init__(self, ids_T: Tensor, lengths: Sequence[int], parents: Sequence[int | None] | None = None) -> None:
         self.lengths = list(lengths)
+        self.parents = [None] * len(self.lengths) if parents is None else list(parents)
+        ends = [0, *accumulate(-(-n // BLOCK_SIZE) for n in lengths)]
+        blocks = [list(range(*pair)) for pair in pairwise(ends)]
+        spans = []
+        for own, n, parent in zip(blocks, self.lengths, self.parents, strict=True):
+            before = [] if parent is None else blocks[parent]
+            assert parent is None or self.lengths[parent] == len(before) * BLOCK_SIZE
+            spans.append(Span(len(before) * BLOCK_SIZE, n, [*before, *own]))
+        self.rows = len(ids_T)
+        self.num_blocks = ends[-1]
         self._batch = Batch.of(ids_T.tolist(), spans, range(self.rows), native_threads())
         self.ids = Native(self, ids_T)
-        self.positions = Native(self, torch.cat([torch.arange(n) for n in lengths]))
+        self.positions = Native(self, torch.cat([torch.arange(span.start, span.context) for span in spans]))
 
     def new(self, *sizes: int, like: Native | None = None) -> Native:
         rows = self.rows if like is None else like.tensor.shape[0]
@@ -98,14 +102,14 @@ class Eager:
 
     def apply(
         self,
-        build: Callable[..., Native],
+        build: Callable[..., Any],
         rows: Sequence[Native],
         parameters: Sequence[Tensor],
-        reference: Callable[..., Tensor],
-    ) -> Native:
+        reference: Callable[..., Any],
+    ) -> Any:
         tensors = (*(x.tensor for x in rows), *parameters)
-        out: Tensor = _Differentiable.apply(self, build, reference, len(rows), *tensors)
-        return Native(self, out)
+        out = _Differentiable.apply(self, build, reference, len(rows), *tensors)
+        return tuple(Native(self, each) for each in out) if isinstance(out, tuple) else Native(self, out)
 
 
 class EagerAttention:
@@ -137,8 +141,8 @@ class EagerAttention:
             return attend(0, parts[0], parts[1], parts[2] if len(parts) == 3 else None, scale, value_width)
 
         def reference(q: Tensor, k: Tensor, *v: Tensor) -> Tensor:
-            whole = SegmentAttention(eager.lengths, [None] * len(eager.lengths))
-            return whole.attend(0, q, k, v[0] if v else None, scale=scale, value_width=value_width)
+            segments = SegmentAttention(eager.lengths, eager.parents)
+            return segments.attend(0, q, k, v[0] if v else None, scale=scale, value_width=value_width)
 
         return eager.apply(build, (q, k) if v is None else (q, k, v), (), reference)
 
@@ -179,11 +183,11 @@ class _TargetLogprobs(torch.autograd.Function):
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, eager: Eager, build: Any, reference: Any, rows: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, eager: Eager, build: Any, reference: Any, rows: int, *tensors: Tensor) -> Any:
         ctx.reference = reference
         ctx.save_for_backward(*tensors)
-        out: Tensor = build(*(Native(eager, t.detach()) for t in tensors[:rows])).tensor
-        return out
+        out = build(*(Native(eager, t.detach()) for t in tensors[:rows]))
+        return tuple(each.tensor for each in out) if isinstance(out, tuple) else out.tensor
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -193,7 +197,7 @@ class _Differentiable(torch.autograd.Function):
             out = ctx.reference(*inputs)
             differentiated = [t for t in inputs if t.requires_grad]
             # An expert that no row chose has no part in the result, and None for a gradient.
-            found = iter(torch.autograd.grad(out, differentiated, grads[0], allow_unused=True))
+            found = iter(torch.autograd.grad(out, differentiated, grads, allow_unused=True))
         return (None, None, None, None, *(next(found) if w else None for w in wanted))
 
 

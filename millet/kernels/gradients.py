@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from millet.kernels.matrix import Matrix
+
+PART = 1 << 22  # weights of a packed matrix in fp32 at once: 16 MB
 FEW_ROWS = 256  # with fewer, laying a weight out for a product costs more than the better product saves
 
 
@@ -56,7 +59,7 @@ def linear(
 
 @dataclass(frozen=True)
 class Adapted:
-    """A weight W + scale B A, of which W is frozen (Hu et al., 2021)."""
+    """A weight W + scale B A, of which W is frozen (Hu et al., 2021). Where W is packed, weight_FD is empty."""
 
     weight_FD: Tensor
     a_RD: Tensor
@@ -74,6 +77,19 @@ def adapted_linear(x_TD: Tensor, adapted: Adapted, bias_F: Tensor | None, comput
         computed, x_TD, adapted.weight_FD, bias_F, adapted.a_RD, adapted.b_FR, adapted.scale
     )
     return y_TF
+
+
+def packed_linear(
+    x_TD: Tensor, matrices: Sequence[Matrix], scales: Sequence[float | None], factors: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """x (W + scale B A)^T for several frozen packed weights that share x, of which some have an adapter: the gradient
+    alone, as the values come from the native kernels; here they are whatever was in memory.
+
+    Where these round x to integers, the gradient is that of the product without rounding ("straight through": Bengio
+    et al., 2013). W is unpacked part by part. scales: None where a weight has no adapter. factors: A, B of the others.
+    """
+    ys: tuple[Tensor, ...] = _PackedLinear.apply(x_TD, matrices, scales, *factors)
+    return ys
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -196,6 +212,45 @@ class _AdaptedLinear(torch.autograd.Function):
         grad_a = (grad_TF @ b_FR).t() @ x_TD
         grad_b = grad_TF.t() @ (x_TD @ a_RD.t())
         return None, grad_x, None, None, grad_a.mul_(ctx.scale), grad_b.mul_(ctx.scale), None
+
+
+class _PackedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, matrices: Sequence[Matrix], scales: Sequence[float | None], *factors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_TD, *factors)
+        ctx.matrices, ctx.scales = matrices, scales
+        return tuple(x_TD.new_empty(len(x_TD), matrix.shape[0]) for matrix in matrices)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x_TD, *factors = ctx.saved_tensors
+        grad_x, grad_factors = None, list[Tensor]()
+        for grad_TF, matrix, scale in zip(grads, ctx.matrices, ctx.scales, strict=True):
+            if ctx.needs_input_grad[0]:
+                grad_x = packed_back(grad_TF, matrix, grad_x)
+            if scale is None:
+                continue
+            a_RD, b_FR = factors[len(grad_factors) : len(grad_factors) + 2]
+            along_TR = (grad_TF @ b_FR).mul_(scale)
+            grad_factors += [along_TR.t() @ x_TD, (grad_TF.t() @ (x_TD @ a_RD.t())).mul_(scale)]
+            if grad_x is not None:
+                grad_x.addmm_(along_TR, a_RD)
+        return grad_x, None, None, *grad_factors
+
+
+def packed_back(grad_TF: Tensor, matrix: Matrix, to_TD: Tensor | None = None) -> Tensor:
+    """grad W, added to what there is. [T, D]"""
+    for outputs, part in matrix.parts(PART):
+        if len(grad_TF) < FEW_ROWS:
+            found_TD = grad_TF[:, outputs] @ part.unpack()
+        else:
+            found_TD = product(grad_TF[:, outputs], part.unpack(transposed=True))
+        to_TD = found_TD if to_TD is None else to_TD.add_(found_TD)
+    assert to_TD is not None
+    return to_TD
 
 
 def product_back(grad_TF: Tensor, weight_FD: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from millet.kernels import gradients, ops
+from millet.kernels.low_rank import LowRank
 from millet.kernels.matrix import Matrix
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import library
@@ -65,6 +66,7 @@ class LinearGroup:
         self._matrices: list[Matrix] | None = None  # the native kernels'
         self._adopted: dict[int, Matrix] = {}
         self._copies: list[tuple[_Stamp, Matrix]] = []  # of plain weights, for `Rows`
+        self._low_rank: tuple[list[_Stamp], LowRank] | None = None  # of adapters beside packed weights
 
     @property
     def packed(self) -> bool:
@@ -88,8 +90,8 @@ class LinearGroup:
             return self.on_rows(x_TD)
         packed_FD, matrices = self._packed, self._matrices  # read once: another thread may unpack meanwhile
         if matrices is not None:
-            biases = self._biases()
-            return tuple(F.linear(x_TD, m.unpack(), b) for m, b in zip(matrices, biases, strict=True))
+            weights = [_summed(m.unpack(), adapter) for m, adapter in zip(matrices, self._adapters(), strict=True)]
+            return tuple(F.linear(x_TD, w, b) for w, b in zip(weights, self._biases(), strict=True))
         if packed_FD is None:
             return self._plain(x_TD)
         y_TF = _product(x_TD, packed_FD, self._bias)
@@ -97,9 +99,13 @@ class LinearGroup:
 
     def on_rows(self, x: Any) -> tuple[Any, ...]:
         """The native products: of packed weights, or of plain ones that are packed on the way and stay."""
+        adapters = self._adapters()
+        if self._matrices is not None and any(adapters):
+            low_rank = self._packed_adapters(adapters)
+            return ops.adapted_products(x, self._matrices, self._biases(), adapters, low_rank, self.fine)
         if self._matrices is not None:
             return ops.products(x, self._matrices, self._biases(), [None] * len(self.names), self.fine)
-        weights = [getattr(module, "adapted", None) or module.weight for module in self.modules]
+        weights = [adapted or module.weight for adapted, module in zip(adapters, self.modules, strict=True)]
         return ops.products(x, self.matrices(), self._biases(), weights, self.fine)
 
     def matrices(self) -> list[Matrix]:
@@ -108,7 +114,7 @@ class LinearGroup:
             return self._matrices
         weights = [module.weight for module in self.modules]
         known = [stamp for stamp, _ in self._copies]
-        if not known or not all(stamp.fits(weight) for stamp, weight in zip(known, weights, strict=True)):
+        if not _all_fit(known, weights):
             self._copies = [(_Stamp(weight), Matrix.pack(weight)) for weight in weights]
         return [matrix for _, matrix in self._copies]
 
@@ -129,7 +135,7 @@ class LinearGroup:
 
         `choose` says in which format the native kernels should have a module's weight.
         """
-        modules = self.modules
+        modules = self._bases()
         plain = [m for i, m in enumerate(modules) if i not in self._adopted]
         if self.packed or not all(can_pack(module.weight) for module in plain):
             return
@@ -161,7 +167,7 @@ class LinearGroup:
             parts = [part.clone() if len(self._widths) > 1 else part for part in weight_FD.split(self._widths)]
         else:
             return
-        for module, part in zip(self.modules, parts, strict=True):
+        for module, part in zip(self._bases(), parts, strict=True):
             module.weight = nn.Parameter(part)
         self._packed = self._matrices = None
 
@@ -174,6 +180,25 @@ class LinearGroup:
     def _biases(self) -> list[Tensor | None]:
         return [getattr(module, "bias", None) for module in self.modules]
 
+    def _adapters(self) -> list[gradients.Adapted | None]:
+        return [getattr(module, "adapted", None) for module in self.modules]
+
+    def _bases(self) -> list[Any]:
+        """The modules that hold the weights: of adapted ones, those inside."""
+        return [getattr(module, "base", module) for module in self.modules]
+
+    def _packed_adapters(self, adapters: list[gradients.Adapted | None]) -> LowRank:
+        """Made anew when the factors have changed."""
+        factors = [factor for each in adapters if each for factor in (each.a_RD, each.b_FR)]
+        known = self._low_rank
+        if known is None or not _all_fit(known[0], factors):
+            known = self._low_rank = [_Stamp(factor) for factor in factors], LowRank.pack(adapters)
+        return known[1]
+
+
+def _summed(weight_FD: Tensor, adapter: gradients.Adapted | None) -> Tensor:
+    return weight_FD if adapter is None else weight_FD.addmm_(adapter.b_FR, adapter.a_RD, alpha=adapter.scale)
+
 
 class _Stamp:
     """Which tensor a copy was made of, and which state of it. (Writing through `.data` is seen by nobody.)"""
@@ -184,6 +209,10 @@ class _Stamp:
 
     def fits(self, weight: Tensor) -> bool:
         return self._weight() is weight and self._version == weight._version
+
+
+def _all_fit(stamps: list[_Stamp], weights: list[Tensor]) -> bool:
+    return len(stamps) == len(weights) and all(map(_Stamp.fits, stamps, weights))
 
 
 class WeightGroup(LinearGroup):

@@ -10,6 +10,7 @@ Shape legend: F outputs, K inputs.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from millet.kernels.native import abi
 from millet.kernels.native.abi import Format
 from millet.kernels.threads import native_threads
 
+PANEL = 16  # outputs that lie side by side
 GROUP = 32  # inputs that share a scale in the quantised formats
 
 # Bytes of one weight, scales included.
@@ -77,11 +79,22 @@ class Matrix:
     def __deepcopy__(self, memo: Any) -> Matrix:
         return self  # nobody writes to it any more, so copies of a network may share it
 
-    def unpack(self) -> Tensor:
-        """fp32 [F, K]: the values that the kernels multiply with."""
-        out_FK = torch.empty(self.shape)
-        abi.functions().millet_unpack(self.raw, out_FK.data_ptr(), native_threads())
-        return out_FK
+    def unpack(self, transposed: bool = False) -> Tensor:
+        """fp32 [F, K], or [K, F] transposed: the values that the kernels multiply with."""
+        out = torch.empty(self.shape[::-1] if transposed else self.shape)
+        abi.functions().millet_unpack(self.raw, out.data_ptr(), int(transposed), native_threads())
+        return out
+
+    def parts(self, numbers: int) -> Iterator[tuple[slice, Matrix]]:
+        """Outputs and the matrix of them, from the first on: each of at most so many weights, or of one panel. They
+        share this one's memory."""
+        outputs, inputs = self.shape
+        size = max(PANEL, numbers // inputs // PANEL * PANEL)
+        panel_bytes = self.nbytes // -(-outputs // PANEL)
+        for first in range(0, outputs, size):
+            last = min(first + size, outputs)
+            memory = self.memory[first // PANEL * panel_bytes : -(-last // PANEL) * panel_bytes]
+            yield slice(first, last), Matrix(self.format, last - first, inputs, memory)
 
     def rows(self, ids_T: Tensor) -> Tensor:
         """Some of them, fp32 [T, K]."""

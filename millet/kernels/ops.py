@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from millet.kernels import gradients
+from millet.kernels.low_rank import LowRank
 from millet.kernels.matrix import Matrix
 from millet.kernels.native.abi import Code
 from millet.kernels.record import Product, Step
@@ -133,6 +134,36 @@ def products(
     return tuple(
         _product(x, *part, build) for part in zip(matrices, biases, weights, strict=True)
     )  # one by one, each with its own gradient
+
+
+def adapted_products(
+    x: Any,
+    matrices: Sequence[Matrix],
+    biases: Sequence[Tensor | None],
+    adapters: Sequence[gradients.Adapted | None],
+    low_rank: LowRank,
+    fine: bool,
+) -> tuple[Any, ...]:
+    """x W^T + b + scale x A^T B^T for several frozen packed matrices that share x (`Rows` only). `low_rank` has the
+    factors of `adapters` as the kernels take them: A goes with W in one step, B follows."""
+
+    def build(x: Any) -> tuple[Any, ...]:
+        outs = tuple(x.recorder.new(matrix.shape[0], like=x) for matrix in matrices)
+        inner = x.recorder.new(low_rank.down.shape[0], like=x)
+        parts = [Product(m, x, out, b) for m, out, b in zip(matrices, outs, biases, strict=True)]
+        parts.append(Product(low_rank.down, x, inner))
+        x.recorder.emit(Step(Code.PRODUCTS, products=tuple(parts), n={0: int(x.sampled), 6: int(fine)}))
+        added = [(up, out) for up, out in zip(low_rank.ups, outs, strict=True) if up is not None]
+        inners = inner.split([up.shape[1] for up, _ in added], -1)
+        ups = tuple(Product(up, h, out, add=out) for (up, out), h in zip(added, inners, strict=True))
+        x.recorder.emit(Step(Code.PRODUCTS, products=ups, n={0: int(x.sampled)}))
+        return outs
+
+    factors = [factor for each in adapters if each for factor in (each.a_RD, each.b_FR)]
+    scales = [each.scale if each else None for each in adapters]
+    reference = lambda x, *factors: gradients.packed_linear(x, matrices, scales, factors)  # noqa: E731
+    outs: tuple[Any, ...] = x.recorder.apply(build, (x,), factors, reference)
+    return outs
 
 
 def _product(x: Any, matrix: Matrix, bias: Tensor | None, weight: Tensor | gradients.Adapted | None, build: Any) -> Any:

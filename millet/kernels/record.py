@@ -47,7 +47,8 @@ class Recorder(Protocol):
         parameters: Sequence[Tensor],
         reference: Callable[..., Any],
     ) -> Any:
-        """`build(*rows)`, which emits steps. `reference(*rows, *parameters)` is it in PyTorch, for the gradient."""
+        """`build(*rows)`, which emits steps and gives rows, or a tuple of them. `reference(*rows, *parameters)` is it
+        in PyTorch, for the gradient."""
         ...
 
 

@@ -2,7 +2,8 @@
 
 An adapted weight is W + scale B A (Hu et al., 2021). PEFT calls the factors of the module NAME
 `base_model.model.NAME.lora_A.weight` and `base_model.model.NAME.lora_B.weight`. `millet.load` of such a directory
-loads the model that it names as its base, with every adapted weight already summed.
+loads the model that it names as its base, with every adapted weight already summed, or, where the base is quantised,
+with the factors beside it (lora.py).
 
 Shape legend: F outputs, D inputs, R rank.
 """
@@ -10,7 +11,7 @@ Shape legend: F outputs, D inputs, R rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ class AdaptedWeights:
     """A base model's weights with an adapter's added where it has any; see `Weights`."""
 
     def __init__(self, base: Weights, adapter: Adapter) -> None:
-        self._base = base
+        self._base, self._adapter = base, adapter
         self._factors = {f"{module}.weight": factors for module, factors in adapter.modules.items()}
         self.source = base.source
         self.shapes = base.shapes
@@ -149,6 +150,11 @@ class AdaptedWeights:
                     f"the adapter's {name} has no counterpart of its shape in {base.source}; "
                     "use the base model that it was trained on"
                 )
+
+    def without(self, modules: Container[str]) -> AdaptedWeights:
+        """Those modules' weights as the base has them."""
+        rest = {module: factors for module, factors in self._adapter.modules.items() if module not in modules}
+        return AdaptedWeights(self._base, Adapter(self._adapter.base, rest))
 
     def read(self, name: str, out: Tensor) -> None:
         if name not in self._factors:

@@ -15,7 +15,7 @@ from millet.kernels.cpu import choose_dtype, read_cpu, read_memory
 from millet.kernels.linear import native
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import why_not
-from millet.models.adapter import CONFIG, AdaptedWeights, Adapter
+from millet.models.adapter import CONFIG, AdaptedWeights, Adapter, Factors
 from millet.models.catalog import catalog
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import CONFIGURATIONS, SafetensorsWeights
@@ -23,6 +23,7 @@ from millet.models.config import ModelConfig
 from millet.models.gguf import GGUFFile, GGUFWeights
 from millet.models.gguf_config import config_from_gguf, ends_from_gguf, sampling_from_gguf
 from millet.models.hub import locate, pull
+from millet.models.lora import ROUTED, put_beside
 from millet.models.model import Model
 from millet.models.network import Network
 from millet.models.packed_files import WORTHWHILE, keep_packed, open_packed
@@ -60,7 +61,8 @@ def load(
     on_weights: Callable[[int, int], None] | None = None,
 ) -> Model:
     """A model by its name in the catalog (pulled first if it is not here), or by its place: a directory, a .gguf file,
-    or "hf:org/name". A PEFT directory is its base with the adapter added (adapter.py).
+    or "hf:org/name". A PEFT directory is its base with the adapter added (adapter.py): summed into its weights, or kept
+    beside them where these are not fp32 or bf16 (lora.py).
 
     device: "cpu", "cuda", ...; by default a GPU where there is one. dtype: "float32", "bfloat16" or "float16"; by
     default bf16 on a GPU, and on a CPU weights stay as the file has them where the native kernels can compute with that
@@ -77,9 +79,6 @@ def load(
     base = _find(adapter.base) if adapter else path
     parts = _from_gguf(base) if base.is_file() else _from_directory(base)
     try:
-        if adapter:
-            own = _template(path, {}) or parts.template  # one that was taught to think says so there
-            parts = replace(parts, weights=AdaptedWeights(parts.weights, adapter), template=own)
         config = agreed(parts.config, parts.weights)
         network = unfilled(config)
         formats = _formats(network, parts.weights, dtype, place, quantize)
@@ -87,14 +86,25 @@ def load(
         fp32_bytes = packed_bytes(parameters, formats, 4)
         number = DTYPES[dtype or choose_dtype(place.type, fp32_bytes, read_cpu(), read_memory())]
         formats = formats if number is torch.float32 else {}
+        beside: dict[str, Factors] = {}
+        if adapter:
+            own = _template(path, {}) or parts.template  # one that was taught to think says so there
+            weights = AdaptedWeights(parts.weights, adapter)
+            if formats:
+                beside = {module: f for module, f in adapter.modules.items() if not ROUTED.search(module)}
+                weights = weights.without(beside)
+                formats = _formats(network, weights, dtype, place, quantize)
+            parts = replace(parts, weights=weights, template=own)
         _check_memory(name, packed_bytes(parameters, formats, number.itemsize), number, place)
-        keep = bool(formats) and adapter is None
-        packed = open_packed(path, formats, parts.weights.shapes) if keep else {}
+        keep = bool(formats) and (adapter is None or len(beside) == len(adapter.modules))
+        packed = open_packed(base, formats, parts.weights.shapes) if keep else {}
         seconds = fill(
             network, parts.weights, number, place, pack=True, formats=formats, packed=packed, on_weights=on_weights
         )
         if keep and not packed and seconds > WORTHWHILE:
-            keep_packed(path, packed_matrices(network, formats))
+            keep_packed(base, packed_matrices(network, formats))
+        for module in put_beside(network, beside).values():
+            module.requires_grad_(False)
     finally:
         parts.weights.close()
     entry = catalog().get(adapter.base if adapter else name)

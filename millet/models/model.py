@@ -22,6 +22,7 @@ from millet.models.adapter import Adapter
 from millet.models.chat_template import ChatTemplate
 from millet.models.checkpoint import save
 from millet.models.config import ModelConfig
+from millet.models.lora import summed
 from millet.models.network import Network
 from millet.models.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ class Model:
     quantised: bool = False
     """Whether some weights are 8-bit or 4-bit; then the cache is fp16, and no gradient reaches the weights."""
     adapter: Adapter | None = None
-    """What its weights have in them beside those of a base model, where it was loaded as these two."""
+    """What its weights have in them, or beside them, that its base model has not, where it was loaded as these two."""
     layout: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Held while the network runs in an engine, and while its weights are laid out anew (packed, unpacked)."""
 
@@ -108,7 +109,8 @@ class Model:
             kept = self._quantised_matrices()  # for afterwards: the way back from plain weights would be in fp32
             self.network.unpack()
             try:
-                save(self, directory, max_shard_bytes)
+                with summed(self.network):
+                    save(self, directory, max_shard_bytes)
             finally:
                 for group, index, matrix in kept:
                     group.adopt(index, matrix)

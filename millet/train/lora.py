@@ -11,27 +11,25 @@ Shape legend: T rows, D inputs, F outputs, R rank.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from millet.errors import BadRequest
-from millet.kernels import gradients
 from millet.models.adapter import Adapter, Factors
+from millet.models.lora import ROUTED, LoRALinear, put_beside, take_away
 from millet.models.network import Network
-
-ROUTED = re.compile(r"\.mlp\.experts\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """rank: of the change that a weight can make. alpha: it is scaled by alpha / rank."""
+    """rank: of the change that a weight can make. alpha: it is scaled by alpha / rank. quantised: leave a base that
+    has 8-bit or 4-bit weights in its file as it is; else it is made fp32."""
 
     rank: int = 16
     alpha: float = 32.0
+    quantised: bool = True
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -40,67 +38,26 @@ class LoraConfig:
             raise BadRequest(f"alpha is {self.alpha}; it must be positive")
 
 
-class LoRALinear(nn.Module):
-    """A linear layer with an adapter. A is drawn as PEFT draws it (uniform, Kaiming), B is zero: nothing changes yet.
-
-    A and B are fp32 whatever the layer's type is.
-    """
-
-    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.scale = scale
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, base.weight.shape[1], device=device))
-        self.lora_B = nn.Parameter(torch.zeros(base.weight.shape[0], rank, device=device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-
-    @property
-    def factors(self) -> Factors:
-        return Factors(self.lora_A, self.lora_B, self.scale)
-
-    @property
-    def weight(self) -> Tensor:
-        """W + scale B A, differentiable: for whoever needs the weight itself, as the native kernels do. [F, D]"""
-        return self.factors.added_to(self.base.weight)
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.base.bias
-
-    @property
-    def adapted(self) -> gradients.Adapted:
-        """Its parts, for a gradient that does not go through the whole weight."""
-        return gradients.Adapted(self.base.weight, self.lora_A, self.lora_B, self.scale)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        weight_FD, bias_F = self.base.weight, self.base.bias
-        if gradients.by_hand(x_TD):
-            return gradients.adapted_linear(x_TD, self.adapted, bias_F)
-        if x_TD.dtype == torch.float32:
-            return F.linear(x_TD, self.weight, bias_F)
-        # A sum in half precision would lose what the adapter adds.
-        a_RD, b_FR = self.lora_A.to(x_TD.dtype), self.lora_B.to(x_TD.dtype)
-        return F.linear(x_TD, weight_FD, bias_F) + F.linear(F.linear(x_TD, a_RD), b_FR) * self.scale
-
-
 def attach(network: Network, config: LoraConfig) -> dict[str, LoRALinear]:
     """Freeze the network and give its linear layers new adapters, which are returned by the layers' names."""
     network.requires_grad_(False)
+    take_away(network)
     last = network.config.num_layers  # layers from here on are for multi-token prediction
-    linear = {
-        name: module
+    drawn = {
+        name: draw(module, config)
         for name, module in network.named_modules()
         if type(module) is nn.Linear and name.startswith("model.layers.") and int(name.split(".")[2]) < last
+        if not ROUTED.search(name)
     }
-    adapted = {}
-    for name, module in linear.items():
-        if ROUTED.search(name):
-            continue
-        owner, _, attribute = name.rpartition(".")
-        adapted[name] = LoRALinear(module, config.rank, config.alpha / config.rank)
-        setattr(network.get_submodule(owner), attribute, adapted[name])
-    return adapted
+    return put_beside(network, drawn)
+
+
+def draw(layer: nn.Linear, config: LoraConfig) -> Factors:
+    """A as PEFT draws it (uniform, Kaiming), B zero: nothing changes yet."""
+    a_RD = torch.empty(config.rank, layer.in_features, device=layer.weight.device)
+    nn.init.kaiming_uniform_(a_RD, a=math.sqrt(5))
+    b_FR = torch.zeros(layer.out_features, config.rank, device=layer.weight.device)
+    return Factors(a_RD, b_FR, config.alpha / config.rank)
 
 
 def continue_from(adapted: dict[str, LoRALinear], adapter: Adapter, config: LoraConfig) -> None:

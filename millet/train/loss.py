@@ -19,24 +19,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from millet.kernels.draw import log_probabilities
-from millet.kernels.gradients import product
+from millet.kernels.gradients import packed_back, product
+from millet.kernels.matrix import Matrix
 
 LOGITS = 1 << 24  # in memory at once, and as many probabilities: 64 MB each in fp32
 
 Head = Callable[[Tensor], Tensor]
 
 
-def target_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None = None) -> Tensor:
+def target_logprobs(
+    hidden_ND: Tensor, weight_VD: Tensor | Matrix, targets_N: Tensor, exact: Head | None = None
+) -> Tensor:
     """Log-probability of each row's target. fp32 [N], differentiable by hidden states and head weight.
 
-    exact: how the engine computes logits [N, V]; the result then has the bits of the engine's own.
+    exact: how the engine computes logits [N, V]; the result then has the bits of the engine's own. A packed weight is
+    frozen, and is only there with it.
     """
     logprobs_N: Tensor = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, False)[0]
     return logprobs_N
 
 
 def target_logprobs_and_entropies(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None = None
+    hidden_ND: Tensor, weight_VD: Tensor | Matrix, targets_N: Tensor, exact: Head | None = None
 ) -> tuple[Tensor, Tensor]:
     """Also the entropy of each row's distribution in nats, without a gradient. fp32 [N] each"""
     logprobs_N, entropies_N = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, True)
@@ -61,11 +65,15 @@ class _TargetLogprobs(torch.autograd.Function):
             if with_entropies:
                 entropies.append(-(all_NV.exp() * all_NV).sum(-1))
             if sloped:
-                slopes.append(_errors(all_NV, targets_N[rows]).to(weight_VD.dtype) @ weight_VD)
+                errors_NV = _errors(all_NV, targets_N[rows])
+                if isinstance(weight_VD, Matrix):
+                    slopes.append(packed_back(errors_NV, weight_VD))
+                else:
+                    slopes.append(errors_NV.to(weight_VD.dtype) @ weight_VD)
         ctx.sloped = sloped
         if sloped:
             ctx.save_for_backward(torch.cat(slopes))
-        else:
+        elif isinstance(weight_VD, Tensor):
             ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
         found = torch.cat(logprobs), torch.cat(entropies) if with_entropies else hidden_ND.new_empty(0)
         ctx.mark_non_differentiable(found[1])
@@ -102,9 +110,9 @@ def logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
     return logits_NV if logits_NV.dtype.itemsize >= 4 else logits_NV.float()
 
 
-def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+def chunks(hidden_ND: Tensor, weight_VD: Tensor | Matrix) -> Iterator[slice]:
     """Of equal length, as nearly as can be: the last one is not a few rows."""
     n = len(hidden_ND)
-    count = max(1, -(-n * len(weight_VD) // LOGITS))
+    count = max(1, -(-n * weight_VD.shape[0] // LOGITS))
     size = max(1, -(-n // count))
     return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), size))

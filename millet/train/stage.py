@@ -125,7 +125,8 @@ class TrainingStage(Stage, LoopSettings):
         gpu = torch.device(context.device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda"
         if gpu:
             devices.check_gpus()
-        model = load(context.base, dtype="bfloat16" if gpu else "float32", device=context.device)
+        as_it_is = self.lora is not None and self.lora.quantised
+        model = load(context.base, dtype="bfloat16" if gpu else None if as_it_is else "float32", device=context.device)
         torch.manual_seed(context.seed)
         trainee = Trainee(model, self.lora, self.checkpointing, self.exact)
         method, steps = self.prepare(trainee, context)

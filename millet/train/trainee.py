@@ -4,7 +4,9 @@
     loss = -torch.cat(trainee.logprobs(sequences, first)).mean()
 
 Sequences go through the network packed, each seeing only itself. Consecutive ones that begin with the same prompt, as
-the replies of a group do, have it computed once.
+the replies of a group do, have it computed once (in exact mode, the whole cache blocks of it).
+
+A quantised base stays as it is: the native kernels compute with it, and only an adapter learns.
 
 Shape legend: T rows of the packed batch, N rows with a target, D model width, V vocabulary.
 """
@@ -21,27 +23,31 @@ import torch
 from torch import Tensor, nn
 
 from millet.errors import BadRequest
+from millet.kernels.block_cache import BLOCK_SIZE
 from millet.kernels.eager import Eager, EagerAttention, Native
 from millet.kernels.segments import SegmentAttention
 from millet.models.adapter import PREFIX, SUFFIX_A, SUFFIX_B, Adapter
 from millet.models.catalog import catalog
 from millet.models.load import restore_base
+from millet.models.lora import LoRALinear
 from millet.models.model import Model
 from millet.models.network import Network
 from millet.models.weights import LAYER, unfilled
 from millet.train import devices, sharding
-from millet.train.lora import LoraConfig, LoRALinear, attach, continue_from
+from millet.train.lora import LoraConfig, attach, continue_from
 from millet.train.loss import Head, target_logprobs
 
 Ids = Sequence[int]
 
 
 class Trainee:
-    """Takes the model over: its network stays plain (an engine on it computes with copies) and carries the adapter.
+    """Takes the model over: its network stays plain (an engine on it computes with copies), or quantised, and carries
+    the adapter.
 
     lora: train an adapter on frozen weights; without it, all weights learn. A model that is itself base and adapter
     goes on with that adapter. checkpointing: keep only what goes into each layer, and compute the rest again in
-    backward. exact: compute log-probabilities with the native kernels, in the bits of an exact engine, a third slower.
+    backward. exact: compute log-probabilities with the native kernels, in the bits of an exact engine: a third slower
+    with fp32 weights; with quantised ones always so, as it is also the fastest way.
 
     Where several processes train together, each keeps a part of all weights that learn. But they are whole in every
     process where little would be saved or parts cannot be had: of an adapter, with `exact`, whose kernels compute
@@ -51,15 +57,19 @@ class Trainee:
     def __init__(
         self, model: Model, lora: LoraConfig | None = None, checkpointing: bool = False, exact: bool = False
     ) -> None:
-        if model.quantised:
-            raise BadRequest(f"{model.name} has quantised weights, which cannot learn; load it with dtype='float32'")
+        if model.quantised and lora is None:
+            raise BadRequest(
+                f"{model.name} has quantised weights, which cannot learn; give it an adapter, or load it with "
+                "dtype='float32'"
+            )
         if exact and not model.native:
             raise BadRequest("exact needs the native kernels and fp32 on a CPU; leave it out")
         self.model = model
-        self._exact = exact
+        self._exact = exact or model.quantised
         self._lora = lora
         with model.layout:
-            model.network.unpack()
+            if not model.quantised:
+                model.network.unpack()
             model.network.train()
             model.network.checkpointing = checkpointing
             self._adapted = self._with_adapter(lora) if lora else {}
@@ -83,7 +93,8 @@ class Trainee:
             return [torch.empty(0, device=self.model.device) for _ in sequences]
         hidden_ND, exact = self._hidden(batch)
         targets_N = torch.tensor(batch.targets, device=self.model.device)
-        return list(target_logprobs(hidden_ND, self.head, targets_N, exact).split(counts))
+        head = self.model.network.vocabulary.head.packed_at(0) or self.head
+        return list(target_logprobs(hidden_ND, head, targets_N, exact).split(counts))
 
     def hidden(self, sequences: Sequence[Ids], first: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What the head computes logits from for every token from index first[i] (at least 1) on, differentiable, and
@@ -95,12 +106,19 @@ class Trainee:
 
     @property
     def head(self) -> Tensor:
-        """The weight that makes logits of hidden states. [V, D]"""
-        weight_VD: Tensor = self.model.network.vocabulary.head.modules[0].weight
+        """The weight that makes logits of hidden states; a copy where it is quantised. [V, D]"""
+        group = self.model.network.vocabulary.head
+        matrix, plain_VD = group.packed_at(0), group.modules[0].weight
+        weight_VD: Tensor = plain_VD if matrix is None else matrix.unpack()
         return weight_VD
 
     def merged(self) -> Model:
-        """For inference: a network of its own, each adapted weight summed. What has no adapter is shared with it."""
+        """For inference: a network of its own, each adapted weight summed. What has no adapter is shared with it.
+
+        Raises BadRequest where the base is quantised: a sum would not be.
+        """
+        if self.model.quantised:
+            raise BadRequest(f"{self.model.name} has quantised weights, which nothing can be added to; keep them apart")
         network = unfilled(self.model.config).eval()
         tensors = dict(self.model.network.named_parameters())
         for name, _ in list(network.named_parameters()):
@@ -146,7 +164,7 @@ class Trainee:
 
     def _with_adapter(self, lora: LoraConfig) -> dict[str, LoRALinear]:
         network, known = self.model.network, self.model.adapter
-        if known is not None:
+        if known is not None and not self.model.quantised:
             restore_base(network, known)
         adapted = attach(network, lora)
         if known is not None:
@@ -174,7 +192,7 @@ class Trainee:
                 raise BadRequest(f"first is {start}; the first token follows nothing, so it must be at least 1")
         counts = [max(0, len(ids) - start) for ids, start in zip(sequences, first, strict=True)]
         whole = [(ids, start) for ids, start, n in zip(sequences, first, counts, strict=True) if n]
-        return counts, _pack(whole, share=not self._exact) if whole else None
+        return counts, _pack(whole, unit=BLOCK_SIZE if self._exact else 1) if whole else None
 
     def _hidden(self, batch: _Batch) -> tuple[Tensor, Head | None]:
         """The rows that have a target [N, D], and in exact mode how the engine computes their logits."""
@@ -184,7 +202,7 @@ class Trainee:
             sharding.release(network)
         if not self._exact:
             return network(ids_T, SegmentAttention(batch.lengths, batch.parents, device))[rows_N], None
-        eager = Eager(ids_T, batch.lengths)
+        eager = Eager(ids_T, batch.lengths, batch.parents)
         hidden_TD = network(eager.ids, EagerAttention(eager, self.model.cache_dtype)).tensor
 
         def logits(hidden_ND: Tensor) -> Tensor:
@@ -214,18 +232,20 @@ class _Batch:
         return range(start, len(self.ids))
 
 
-def _pack(sequences: Iterable[tuple[Ids, int]], share: bool) -> _Batch:
-    """Each sequence with the index of its first target. The last token of each is only a target."""
+def _pack(sequences: Iterable[tuple[Ids, int]], unit: int) -> _Batch:
+    """Each sequence with the index of its first target. The last token of each is only a target. Of a prompt, as many
+    tokens are shared as are a multiple of `unit`."""
     batch = _Batch()
     for prompt, group in groupby(sequences, lambda each: tuple(each[0][: each[1]])):
         members = [ids for ids, _ in group]
         start = len(prompt)
-        if len(members) > 1 and share:
+        shared = start // unit * unit
+        if len(members) > 1 and shared:
             parent = len(batch.lengths)
-            last = batch.add(prompt)[-1]
+            common = batch.add(prompt[:shared])
             for ids in members:
-                own = batch.add(ids[start:-1], parent) if len(ids) > start + 1 else ()
-                batch.rows += [last, *own]
+                own = batch.add(ids[shared:-1], parent) if len(ids) > shared + 1 else ()
+                batch.rows += [*common, *own][start - 1 :]
                 batch.targets += ids[start:]
         else:
             for ids in members:

@@ -62,6 +62,20 @@ def test_what_was_quantised_once_is_not_changed_by_doing_it_again(seed: int, for
     torch.testing.assert_close(again, once, rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 64)])
+@pytest.mark.parametrize("format", [Format.F32, Format.F16, *QUANTISED])
+def test_transposed_and_in_parts(seed: int, format: Format, shape: tuple[int, int]) -> None:
+    matrix = Matrix.pack(random_weights(seed, *shape), format)
+    whole = matrix.unpack()
+    assert torch.equal(matrix.unpack(transposed=True), whole.t())
+    parts = list(matrix.parts(32 * shape[1]))
+    assert len(parts) == -(-shape[0] // 32)
+    assert torch.equal(torch.cat([part.unpack() for _, part in parts]), whole)
+    for outputs, part in parts:
+        assert torch.equal(part.unpack(), whole[outputs])
+        assert part.memory.untyped_storage().data_ptr() == matrix.memory.untyped_storage().data_ptr()
+
+
 @pytest.mark.parametrize("rows", [1, 16, 35])
 @pytest.mark.parametrize("kind", GGUF_FORMATS)
 def test_bytes_of_a_gguf_file_keep_their_values(seed: int, kind: str, rows: int) -> None:

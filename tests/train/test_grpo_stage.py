@@ -10,6 +10,7 @@ import torch
 
 from millet.train.chain import train
 from millet.train.recipe import read_recipe
+from tests.models.files import toy, write_gguf
 from tests.reasoning.toys import toy_model
 from tests.train.toy_recipe import Heard
 
@@ -52,17 +53,26 @@ average = "token"
 """
 
 
-def write(folder: Path, steps: int = 4, kl: float = 0.0, more: str = "", prefix: str = "") -> Path:
+LORA = "[stage.lora]\nrank = 4"
+
+
+def write(
+    folder: Path, steps: int = 4, kl: float = 0.0, more: str = "", prefix: str = "", quantised: bool = False
+) -> Path:
     folder.mkdir(exist_ok=True)
-    model = toy_model(7)
-    with torch.no_grad():
-        model.network.model.embed_tokens.weight *= 0.05  # else it repeats its last token for ever
-    model.save(folder / "toy")
+    if quantised:
+        base = write_gguf(toy("qwen3-tied", 7, hidden_size=64, intermediate_size=96), folder / "toy.gguf", "Q4_1")
+    else:
+        base = folder / "toy"
+        model = toy_model(7)
+        with torch.no_grad():
+            model.network.model.embed_tokens.weight *= 0.05  # else it repeats its last token for ever
+        model.save(base)
     task = folder / "length.py"
     task.write_text(TASK)
     recipe = folder / "recipe.toml"
     stage = STAGE.format(task=task, steps=steps, kl=kl, more=more)
-    recipe.write_text(f'seed = 3\n[model]\nbase = "{folder / "toy"}"\ndevice = "cpu"\n{prefix}{stage}')
+    recipe.write_text(f'seed = 3\n[model]\nbase = "{base}"\ndevice = "cpu"\n{prefix}{stage}')
     return recipe
 
 
@@ -71,10 +81,14 @@ def records(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("with_native")
-@pytest.mark.parametrize("more", ["", "[stage.lora]\nrank = 4"], ids=["full", "lora"])
-def test_the_trainer_has_the_samplers_bits(tmp_path: Path, more: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "quantised"),
+    [("", False), (LORA, False), (LORA, True), (f"{LORA}\nquantised = false", True)],
+    ids=["full", "lora", "quantised", "made fp32"],
+)
+def test_the_trainer_has_the_samplers_bits(tmp_path: Path, more: str, quantised: bool) -> None:
     """At every step, also behind the first, when the sampler's weights are those of a step of training."""
-    recipe = write(tmp_path / "toy", kl=0.05, more=more)
+    recipe = write(tmp_path / "toy", kl=0.05, more=more, quantised=quantised)
     train(read_recipe(recipe), tmp_path / "out", Heard())
     found = records(tmp_path / "out")
     assert len(found) == 4

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from millet.errors import BadRequest, BadWeights, UnsupportedModel
 from millet.models.adapter import Adapter
 from millet.models.load import load
-from millet.train.lora import LoraConfig, LoRALinear
+from millet.models.lora import LoRALinear
+from millet.train.lora import LoraConfig, draw
 from millet.train.trainee import Trainee
 from tests.models.files import toy, write_directory
 
@@ -88,7 +89,7 @@ def test_gradients_are_peft_s(directory: Path, tmp_path: Path, seed: int) -> Non
 def test_the_draw_is_peft_s(directory: Path) -> None:
     base = nn.Linear(32, 48)
     torch.manual_seed(7)
-    ours = LoRALinear(base, 4, 2.0)
+    ours = LoRALinear(base, draw(base, LoraConfig(rank=4)))
     torch.manual_seed(7)
     theirs = nn.Linear(32, 4, bias=False)  # whose reset is PEFT's for A
     torch.testing.assert_close(ours.lora_A, theirs.weight)
@@ -97,7 +98,8 @@ def test_the_draw_is_peft_s(directory: Path) -> None:
 
 def test_half_precision_keeps_what_the_adapter_adds() -> None:
     torch.manual_seed(0)
-    layer = LoRALinear(nn.Linear(32, 48, dtype=torch.bfloat16), 4, 1.0)
+    base = nn.Linear(32, 48, dtype=torch.bfloat16)
+    layer = LoRALinear(base, draw(base, LoraConfig(rank=4, alpha=4.0)))
     x = torch.randn(5, 32, dtype=torch.bfloat16)
     with torch.no_grad():
         layer.lora_B.normal_(std=1e-3)  # below what a bf16 weight resolves
@@ -107,7 +109,7 @@ def test_half_precision_keeps_what_the_adapter_adds() -> None:
     assert (change - expected).abs().max() < 0.02
 
 
-def test_a_quantised_base_keeps_the_adapter_in_eight_bits(tmp_path: Path, seed: int) -> None:
+def test_a_quantised_base_keeps_the_adapter_beside_it(tmp_path: Path, seed: int) -> None:
     from millet.kernels.linear import native
 
     if not native():

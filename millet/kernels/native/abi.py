@@ -122,7 +122,7 @@ def functions() -> ctypes.CDLL:
     lib.millet_pack.restype = None
     lib.millet_pack_gguf.argtypes = [c_void_p, c_int64, c_void_p, POINTER(Matrix), c_int32]
     lib.millet_pack_gguf.restype = None
-    lib.millet_unpack.argtypes = [POINTER(Matrix), c_void_p, c_int32]
+    lib.millet_unpack.argtypes = [POINTER(Matrix), c_void_p, c_int32, c_int32]
     lib.millet_unpack.restype = None
     lib.millet_run.argtypes = [POINTER(Op), c_int32, POINTER(Batch), c_void_p]
     lib.millet_run.restype = c_int32

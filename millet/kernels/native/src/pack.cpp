@@ -87,27 +87,46 @@ void pack_gguf_row(const uint8_t* from, int64_t inputs, int32_t format, uint8_t*
     }
 }
 
-void unpack_row(const MilletMatrix& matrix, int64_t row, float* out) {
-    const int64_t inputs = matrix.inputs, groups = inputs / GROUP_INPUTS, lane = row % PANEL_OUTPUTS;
-    const uint8_t* panel = matrix.data + row / PANEL_OUTPUTS * panel_bytes(matrix.format, inputs);
-    const uint16_t* scales = (const uint16_t*)(panel + scales_offset(matrix.format, inputs));
-    for (int64_t k = 0; k < inputs; k++) {
-        const int64_t g = k / GROUP_INPUTS, i = k % GROUP_INPUTS;
-        switch (matrix.format) {
-            case MILLET_F32: out[k] = ((const float*)panel)[k * PANEL_OUTPUTS + lane]; break;
-            case MILLET_F16: out[k] = half_to_float(((const uint16_t*)panel)[k * PANEL_OUTPUTS + lane]); break;
-            case MILLET_Q8:
-                out[k] = half_to_float(scales[g * PANEL_OUTPUTS + lane]) *
-                         (float)((int)panel[g * 512 + i / 4 * 64 + lane * 4 + i % 4] - 128);
-                break;
-            default: {
-                const int both = panel[g * 256 + i % 16 / 4 * 64 + lane * 4 + i % 4], q = i < 16 ? both & 15 : both >> 4;
-                const float scale = half_to_float(scales[g * PANEL_OUTPUTS + lane]);
-                out[k] = matrix.format == MILLET_Q4_0
-                             ? scale * (float)(q - 8)
-                             : scale * (float)q + half_to_float(scales[(groups + g) * PANEL_OUTPUTS + lane]);
-            }
+// One vector of a quantised panel, four inputs by 16 outputs: to[input][output].
+void unpack_quad(const uint8_t* quad, int shift, uint32_t mask, int zero, const float* scale, const float* offset, float* to) {
+    for (int i = 0; i < 4; i++)
+        for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
+            uint32_t four;
+            std::memcpy(&four, quad + 4 * lane, 4);
+            const int q = (int)(four >> (8 * i + shift) & mask) - zero;
+            to[i * PANEL_OUTPUTS + lane] = scale[lane] * (float)q + offset[lane];
         }
+}
+
+// Inputs [32 g, 32 g + 32) of a panel: to[input][output].
+void unpack_group(const uint8_t* panel, int32_t format, int64_t inputs, int64_t g, float* to) {
+    const int64_t groups = inputs / GROUP_INPUTS;
+    const uint16_t* scales = (const uint16_t*)(panel + scales_offset(format, inputs)) + g * PANEL_OUTPUTS;
+    float scale[PANEL_OUTPUTS], offset[PANEL_OUTPUTS];
+    for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
+        scale[lane] = half_to_float(scales[lane]);
+        offset[lane] = format == MILLET_Q4_1 ? half_to_float(scales[groups * PANEL_OUTPUTS + lane]) : 0.0f;
+    }
+    const uint8_t* from = panel + g * group_bytes(format);
+    if (format == MILLET_Q8) {
+        for (int i = 0; i < 8; i++, to += 4 * PANEL_OUTPUTS) unpack_quad(from + 64 * i, 0, 255, 128, scale, offset, to);
+        return;
+    }
+    const int zero = format == MILLET_Q4_0 ? 8 : 0;
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < 4; i++, to += 4 * PANEL_OUTPUTS)
+            unpack_quad(from + 64 * i, 4 * half, 15, zero, scale, offset, to);
+}
+
+// Inputs [first, first + count) of a panel: to[input][output]. Of quantised ones whole groups.
+void unpack_inputs(const uint8_t* panel, int32_t format, int64_t inputs, int64_t first, int64_t count, float* to) {
+    const int64_t from = first * PANEL_OUTPUTS, numbers = count * PANEL_OUTPUTS;
+    switch (format) {
+        case MILLET_F32: std::memcpy(to, (const float*)panel + from, numbers * 4); break;
+        case MILLET_F16:
+            for (int64_t i = 0; i < numbers; i++) to[i] = half_to_float(((const uint16_t*)panel)[from + i]);
+            break;
+        default: unpack_group(panel, format, inputs, first / GROUP_INPUTS, to);
     }
 }
 
@@ -151,11 +170,29 @@ EXPORT void millet_pack_gguf(
     });
 }
 
-// Back to fp32 rows [outputs, inputs].
-EXPORT void millet_unpack(const MilletMatrix* from, float* out, int32_t threads) {
-    millet::run_parallel(threads, [&](const millet::Worker& worker) {
+// Back to fp32: [outputs, inputs], or the other way round where it is to be transposed.
+EXPORT void millet_unpack(const MilletMatrix* from, float* out, int32_t transposed, int32_t threads) {
+    using namespace millet;
+    const int64_t inputs = from->inputs, outputs = from->outputs;
+    run_parallel(threads, [&](const Worker& worker) {
+        float numbers[GROUP_INPUTS * PANEL_OUTPUTS];
         int64_t begin, end;
-        worker.share(from->outputs, begin, end);
-        for (int64_t row = begin; row < end; row++) millet::unpack_row(*from, row, out + row * from->inputs);
+        worker.share(num_panels(outputs), begin, end);
+        for (int64_t p = begin; p < end; p++) {
+            const uint8_t* panel = from->data + p * panel_bytes(from->format, inputs);
+            const int64_t output = p * PANEL_OUTPUTS, lanes = std::min(PANEL_OUTPUTS, outputs - output);
+            for (int64_t k = 0; k < inputs; k += GROUP_INPUTS) {
+                const int64_t count = std::min(GROUP_INPUTS, inputs - k);
+                unpack_inputs(panel, from->format, inputs, k, count, numbers);
+                if (transposed) {
+                    for (int64_t i = 0; i < count; i++)
+                        std::memcpy(out + (k + i) * outputs + output, numbers + i * PANEL_OUTPUTS, lanes * 4);
+                } else {
+                    for (int64_t lane = 0; lane < lanes; lane++)
+                        for (int64_t i = 0; i < count; i++)
+                            out[(output + lane) * inputs + k + i] = numbers[i * PANEL_OUTPUTS + lane];
+                }
+            }
+        }
     });
 }

@@ -283,13 +283,19 @@ inline int64_t block_rows(int64_t rows, int64_t inputs, bool quantised) {
     return std::min(rows, std::max<int64_t>(BLOCK_BYTES / bytes / 8 * 8, 24));
 }
 
+// Numbers of a tile for the results of one block of rows, whichever kind of matrix asks for more.
+inline int64_t tile_numbers(int64_t rows, int64_t inputs) {
+    const int64_t block = std::max(block_rows(rows, inputs, true), block_rows(rows, inputs, false));
+    return std::max<int64_t>(block, 1) * FLOAT_VECTORS * W + PANEL;
+}
+
 // What `products` needs of memory: of `shared` the inputs made ready for all threads, of `local` those made ready by one
 // thread for itself, and the results of one block of rows.
 inline void products_workspace(const MilletOp& op, int64_t rows, size_t& shared, size_t& local) {
     if (op.num_products == 0) return;
     const int64_t inputs = op.products[0].matrix.inputs;
     const size_t ready = lines(rows * inputs * 4) + quantised_bytes(rows, inputs);
-    const size_t tile = lines(std::max<int64_t>(block_rows(rows, inputs, true), 1) * FLOAT_VECTORS * W * 4 + PANEL * 4);
+    const size_t tile = lines(tile_numbers(rows, inputs) * 4);
     shared = std::max(shared, ready);
     local = std::max(local, tile + (rows * inputs <= LONE_NUMBERS ? ready : 0));
 }
@@ -313,7 +319,7 @@ inline void products(const Worker& worker, const MilletOp& op, int64_t rows, con
         quantise = quantise || is_quantised(op.products[i].matrix.format);
     }
     Carver local(space.of(worker.index));
-    float* c = local.take<float>(std::max<int64_t>(block_rows(rows, inputs, true), 1) * FLOAT_VECTORS * W + PANEL);
+    float* c = local.take<float>(tile_numbers(rows, inputs));
     const bool prepared = op.n[7] != PREPARE_NOTHING, alone = rows * inputs <= LONE_NUMBERS;
     MilletRows x = op.products[0].x;
     Quantised q = {};
