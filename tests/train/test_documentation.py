@@ -24,6 +24,7 @@ from millet.train.reject import RejectStage
 from millet.train.schedule import Schedule
 from millet.train.sft import SftStage
 from millet.train.stage import Stage
+from millet.train.worked import WorkedStage
 from tests.reasoning.toys import toy_model
 
 DOCS = (Path(__file__).parents[2] / "docs" / "teach.md").read_text()
@@ -56,6 +57,7 @@ def table(head: str) -> dict[str, str]:
         ("`[[stage]]` of kind `distill-logits`", DistillLogitsStage),
         ("`[[stage]]` of kind `distill-on-policy`", DistillOnPolicyStage),
         ("`[[stage]]` of kind `answers`", AnswersStage),
+        ("`[[stage]]` of kind `worked`", WorkedStage),
         ("`[stage.optimizer]`", OptimizerSettings),
         ("`[stage.schedule]`", Schedule),
         ("`[stage.lora]`", LoraConfig),
