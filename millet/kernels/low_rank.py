@@ -1,6 +1,8 @@
-"""Adapters beside packed weights, kept apart: y = x W^T + (x A^T) (scale B)^T, in two thin fp32 products.
+"""Adapters beside packed weights, kept apart: y = x W^T + (x A^T) (scale B)^T, in two thin products.
 
-Summing them into W would need W in fp32, or round what the adapter adds to the few bits of a quantised weight.
+Summing them into W would need W in fp32, or round what the adapter adds to the few bits of a quantised weight. Factors
+are kept in fp16, half the bytes to read for each token; the sums are in fp32. The trainer's forward rounds them too, its
+optimiser has them in fp32.
 
 Shape legend: D inputs, F outputs, R rank.
 """
@@ -14,6 +16,7 @@ import torch
 
 from millet.kernels.gradients import Adapted
 from millet.kernels.matrix import Matrix
+from millet.kernels.native.abi import Format
 
 
 @dataclass(frozen=True)
@@ -27,5 +30,5 @@ class LowRank:
     @classmethod
     def pack(cls, adapters: Sequence[Adapted | None]) -> LowRank:
         down = torch.cat([each.a_RD.detach() for each in adapters if each])
-        ups = [Matrix.pack(each.b_FR.detach() * each.scale) if each else None for each in adapters]
-        return cls(Matrix.pack(down), tuple(ups))
+        ups = [Matrix.pack(each.b_FR.detach() * each.scale, Format.F16) if each else None for each in adapters]
+        return cls(Matrix.pack(down, Format.F16), tuple(ups))
