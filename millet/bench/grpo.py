@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -42,18 +42,26 @@ def bench_grpo(
     questions: int = QUESTIONS,
     replies: int = REPLIES,
     max_tokens: int = MAX_TOKENS,
+    sampler: Literal["fp32", "q8"] = "fp32",
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Seconds a step with all weights and with an adapter, medians over rounds, their parts, and peak memory.
 
-    Raises MilletError when a peer is not installed, BadRequest for one that is not known.
+    sampler: the weights that Millet samples with. Raises MilletError when a peer is not installed, BadRequest for one
+    that is not known.
     """
     unknown = [peer for peer in peers if peer not in PEERS]
     if unknown:
         raise BadRequest(f"the peer {unknown[0]!r} is unknown; use {', '.join(PEERS)}")
     threads = threads or torch.get_num_threads()
     cpu = read_cpu()
-    shape = {"steps": rounds + 1, "questions": questions, "replies": replies, "max_tokens": max_tokens}
+    shape = {
+        "steps": rounds + 1,
+        "questions": questions,
+        "replies": replies,
+        "max_tokens": max_tokens,
+        "sampler": sampler,
+    }
     report: dict[str, Any] = {
         "model": model,
         "cpu": {"name": cpu.name, "cores": cpu.cores},
@@ -88,7 +96,7 @@ def useful_flops(config: ModelConfig, shared_prompt: int, sampled: int, lora: bo
 
 class _Turns:
     def __init__(
-        self, model: Path, config: ModelConfig, names: Sequence[str], threads: int, shape: dict[str, int], say: Say
+        self, model: Path, config: ModelConfig, names: Sequence[str], threads: int, shape: dict[str, Any], say: Say
     ) -> None:
         self.versions: dict[str, str] = {}
         self._model, self._config, self._names = model, config, names
@@ -144,4 +152,5 @@ def _summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "prompt_tokens": [answer["prompt_tokens"] for answer in measured],
         "reply_tokens": [answer["reply_tokens"] for answer in measured],
         "signal": [answer["signal"] for answer in measured],
+        "mismatch": [answer["mismatch"] for answer in measured],
     }

@@ -22,14 +22,14 @@ from millet.bench.worker import answer_all, own_output
 
 PARTS = ("rollout", "grading", "forward", "backward", "update")
 
-Shape = Mapping[str, int]
-"""steps; questions of a step; replies to each; max_tokens of a reply."""
+Shape = Mapping[str, Any]
+"""steps; questions of a step; replies to each; max_tokens of a reply; sampler: the weights that Millet samples with."""
 
 
 class Trainer(Protocol):
     def step(self) -> dict[str, Any]:
         """Take the next step. parts: seconds, by the names of PARTS. prompt_tokens, reply_tokens: of all replies
-        together. learned: replies whose group has signal."""
+        together. signal: the share of groups that have any. mismatch: of sampler and trainer, where it is known."""
         ...
 
 
@@ -39,7 +39,7 @@ class MilletTrainer:
         from millet.models.load import load
         from millet.reasoning.assistant import Assistant
         from millet.tasks.grading import Graders
-        from millet.train.grpo import GrpoMethod, GrpoSettings
+        from millet.train.grpo import GrpoMethod, GrpoSettings, quantise_sampler
         from millet.train.lora import LoraConfig
         from millet.train.optimizer import Optimizer, OptimizerSettings
         from millet.train.policy_loss import Objective
@@ -55,6 +55,8 @@ class MilletTrainer:
             objective=Objective(clip_low=0.2, clip_high=0.2, kl=0.0),
         )
         trainee = Trainee(load(model, dtype="float32"), LoraConfig(RANK, ALPHA) if lora else None)
+        if shape["sampler"] == "q8":
+            quantise_sampler(trainee.model)
         rollouts = Rollouts(
             Assistant(Engine(trainee.model, cache_tokens=16384)), think="off", max_tokens=settings.max_tokens
         )
@@ -79,7 +81,8 @@ class MilletTrainer:
         parts = {name: found[f"{name}_seconds"] for name in ("rollout", "grading", "forward")}
         parts |= {"backward": backward, "update": time.perf_counter() - began}
         signal = 1 - (found["zero_signal"] or 0.0)
-        return {"parts": parts, "prompt_tokens": tokens - sampled, "reply_tokens": sampled, "signal": signal}
+        told = {"signal": signal, "mismatch": found["mismatch"]}
+        return {"parts": parts, "prompt_tokens": tokens - sampled, "reply_tokens": sampled, **told}
 
 
 class TrlTrainer:
@@ -147,7 +150,8 @@ class TrlTrainer:
         self._parts["update"] = time.perf_counter() - began - sum(self._parts.values())
         prompt_tokens, reply_tokens = self._tokens
         signal = 1 - logs["frac_reward_zero_std"]
-        return {"parts": self._parts, "prompt_tokens": prompt_tokens, "reply_tokens": reply_tokens, "signal": signal}
+        told = {"signal": signal, "mismatch": None}  # it has no log-probabilities from its sampling
+        return {"parts": self._parts, "prompt_tokens": prompt_tokens, "reply_tokens": reply_tokens, **told}
 
     def _reward(self, prompts: list[Any], completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
         asked = [self._tokenizer.apply_chat_template(p, add_generation_prompt=True, tokenize=False) for p in prompts]

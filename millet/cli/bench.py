@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -166,6 +166,7 @@ def sft(
 def grpo(
     model: ModelOption = DEFAULT_MODEL,
     peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
+    sampler: Annotated[Literal["fp32", "q8"], typer.Option(help="Weights that Millet samples replies with.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
     threads: Annotated[int | None, typer.Option(help="Threads each may use.", min=1, show_default="all cores")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -177,7 +178,7 @@ def grpo(
     screen, status = console(), console(stderr=True)
     rivals = [name.strip() for name in peers.split(",")] if peers != "none" else []
     with status.status("starting") as spinner:
-        report = bench_grpo(model, peers=rivals, rounds=rounds, threads=threads, say=spinner.update)
+        report = bench_grpo(model, peers=rivals, rounds=rounds, threads=threads, sampler=sampler, say=spinner.update)
     if as_json:
         print(json.dumps(report, indent=2))
         return

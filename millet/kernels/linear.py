@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from millet.kernels import gradients, ops
 from millet.kernels.low_rank import LowRank
-from millet.kernels.matrix import Matrix
+from millet.kernels.matrix import GROUP, Matrix
 from millet.kernels.native.abi import Format
 from millet.kernels.native.library import library
 
@@ -66,6 +66,7 @@ class LinearGroup:
         self._matrices: list[Matrix] | None = None  # the native kernels'
         self._adopted: dict[int, Matrix] = {}
         self._copies: list[tuple[_Stamp, Matrix]] = []  # of plain weights, for `Rows`
+        self._copied_as = Format.F32
         self._low_rank: tuple[list[_Stamp], LowRank] | None = None  # of adapters beside packed weights
 
     @property
@@ -115,8 +116,14 @@ class LinearGroup:
         weights = [module.weight for module in self.modules]
         known = [stamp for stamp, _ in self._copies]
         if not _all_fit(known, weights):
-            self._copies = [(_Stamp(weight), Matrix.pack(weight)) for weight in weights]
+            self._copies = [(_Stamp(weight), Matrix.pack(weight, self._copied_as)) for weight in weights]
         return [matrix for _, matrix in self._copies]
+
+    def copy_as(self, format: Format) -> None:
+        """In which format copies of plain weights are made, where their width is one that it can have."""
+        fits = format < Format.Q8 or all(module.weight.shape[1] % GROUP == 0 for module in self.modules)
+        self._copied_as = format if fits else Format.F32
+        self._copies = []
 
     def forget_copies(self) -> None:
         """Of plain weights; they are made anew when they are needed."""

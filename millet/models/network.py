@@ -114,6 +114,12 @@ class Network(nn.Module):
         for group in self.groups():
             group.pack(choose)
 
+    def copy_as(self, format: Format) -> None:
+        """In which format the native kernels have the weights of a network in training; a router's stay fp32."""
+        for group in self.groups():
+            if not isinstance(group.owner, MoE):
+                group.copy_as(format)
+
     def unpack(self) -> None:
         """Plain weights again: to train, or to save."""
         for group in self.groups():

@@ -4,7 +4,8 @@ The logits of all rows, [N, V], never exist. What is kept for the gradient has t
 
 - A frozen head needs no second product: the gradient of log p(t) by a hidden state, W_t - sum_v p_v W_v, is computed
   with the chunk's logits, and backward only scales it.
-- A head that is trained needs p itself, which each chunk computes again in backward.
+- A head that is trained needs p itself, which each chunk computes again in backward, unless there are so few rows that
+  it can be kept.
 
 Shape legend: N rows, D model width, V vocabulary.
 """
@@ -23,6 +24,7 @@ from millet.kernels.gradients import packed_back, product
 from millet.kernels.matrix import Matrix
 
 LOGITS = 1 << 24  # in memory at once, and as many probabilities: 64 MB each in fp32
+KEPT = 1 << 25  # probabilities that may be kept for backward
 
 Head = Callable[[Tensor], Tensor]
 
@@ -52,8 +54,9 @@ class _TargetLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None, with_entropies: bool
     ) -> tuple[Tensor, Tensor]:
-        logprobs, entropies, slopes = [], [], []
+        logprobs, entropies, slopes, kept = [], [], [], []
         sloped = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        keeping = ctx.needs_input_grad[1] and len(hidden_ND) * weight_VD.shape[0] <= KEPT
         for rows in chunks(hidden_ND, weight_VD):
             logits_NV = exact(hidden_ND[rows]) if exact else logits(hidden_ND[rows], weight_VD)
             all_NV = logits_NV.log_softmax(-1)
@@ -70,11 +73,13 @@ class _TargetLogprobs(torch.autograd.Function):
                     slopes.append(packed_back(errors_NV, weight_VD))
                 else:
                     slopes.append(errors_NV.to(weight_VD.dtype) @ weight_VD)
+            elif keeping:
+                kept.append(_errors(all_NV, targets_N[rows]).to(weight_VD.dtype))
         ctx.sloped = sloped
         if sloped:
             ctx.save_for_backward(torch.cat(slopes))
         elif isinstance(weight_VD, Tensor):
-            ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+            ctx.save_for_backward(hidden_ND, weight_VD, targets_N, *kept)
         found = torch.cat(logprobs), torch.cat(entropies) if with_entropies else hidden_ND.new_empty(0)
         ctx.mark_non_differentiable(found[1])
         return found
@@ -84,17 +89,17 @@ class _TargetLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if ctx.sloped:
             return ctx.saved_tensors[0] * grads[0][:, None], None, None, None, None
-        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
+        hidden_ND, weight_VD, targets_N, *kept = ctx.saved_tensors
         wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_ND) if wanted_hidden else None
         grad_weight = torch.zeros_like(weight_VD) if wanted_weight else None
-        for rows in chunks(hidden_ND, weight_VD):
-            errors_NV = _errors(logits(hidden_ND[rows], weight_VD).log_softmax(-1), targets_N[rows])
-            errors_NV = errors_NV.mul_(grads[0][rows, None]).to(weight_VD.dtype)
+        scale_N1 = grads[0][:, None]
+        for at, rows in enumerate(chunks(hidden_ND, weight_VD)):
+            errors_NV = kept[at] if kept else _errors_of(hidden_ND[rows], weight_VD, targets_N[rows])
             if grad_hidden is not None:
-                grad_hidden[rows] = errors_NV @ weight_VD
+                grad_hidden[rows] = (errors_NV @ weight_VD).mul_(scale_N1[rows])
             if grad_weight is not None:
-                grad_weight.addmm_(errors_NV.t(), hidden_ND[rows])
+                grad_weight.addmm_(errors_NV.t(), (hidden_ND[rows] * scale_N1[rows]).to(weight_VD.dtype))
         return grad_hidden, grad_weight, None, None, None
 
 
@@ -103,6 +108,10 @@ def _errors(logprobs_NV: Tensor, targets_N: Tensor) -> Tensor:
     errors_NV = logprobs_NV.exp_().neg_()
     errors_NV[torch.arange(len(targets_N), device=targets_N.device), targets_N] += 1
     return errors_NV
+
+
+def _errors_of(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    return _errors(logits(hidden_ND, weight_VD).log_softmax(-1), targets_N).to(weight_VD.dtype)
 
 
 def logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:

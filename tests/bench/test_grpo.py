@@ -1,6 +1,7 @@
 """The benchmark of reinforcement learning: its questions and arithmetic, and the contenders on a toy."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,15 @@ def test_useful_arithmetic_by_hand() -> None:
 @pytest.mark.parametrize("peers", [[], ["trl"]])
 def test_the_whole_of_it(peers: list[str], tmp_path: Path, seed: int) -> None:
     directory = write_directory(toy("llama-tied", seed, max_position_embeddings=1024), tmp_path / "model")
-    report = bench_grpo(str(directory), peers=peers, rounds=1, threads=1, questions=2, replies=3, max_tokens=8)
+    size: Any = {"questions": 2, "replies": 3, "max_tokens": 8, "sampler": "fp32" if peers else "q8"}
+    report = bench_grpo(str(directory), peers=peers, rounds=1, threads=1, **size)
     for kind in ("full", "lora"):
         found = report[kind]
         assert found["of_the_roof"] > 0
+        assert (found["millet"]["mismatch"][0] > 1e-4) == (not peers)
         for name in ("millet", *peers):
-            assert sum(found[name]["parts"].values()) == pytest.approx(found[name]["seconds"], rel=0.2)
+            assert min(found[name]["parts"].values()) > 0
+            assert sum(found[name]["parts"].values()) <= found[name]["seconds"]
             assert found[name]["prompt_tokens"] == found["millet"]["prompt_tokens"]  # the same questions
             assert 0 < found[name]["reply_tokens"][0] <= 2 * 3 * 8
         for name in peers:

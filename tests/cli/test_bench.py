@@ -72,7 +72,7 @@ def test_a_step_of_reinforcement_by_parts(monkeypatch: pytest.MonkeyPatch) -> No
     given: list[Any] = []
 
     def fake(model: str, **options: Any) -> dict[str, Any]:
-        given.append((model, options["peers"], options["rounds"]))
+        given.append((model, options["peers"], options["rounds"], options["sampler"]))
         return {"full": kind, "lora": kind}
 
     monkeypatch.setattr("millet.bench.grpo.bench_grpo", fake)
@@ -81,6 +81,10 @@ def test_a_step_of_reinforcement_by_parts(monkeypatch: pytest.MonkeyPatch) -> No
     rows = [line.split() for line in table.splitlines() if line.startswith(("full", "lora"))]
     assert rows[0] == ["full,", "millet", "2.00", "1.25", "0.75", "3.00", "GB", "50%"]
     assert rows[1] == ["full,", "trl", "8.00", "1.25", "0.75", "4.00", "3.00", "GB"]
-    told = CliRunner().invoke(app, ["grpo", "-m", "x", "--peers", "none", "--json"], catch_exceptions=False).stdout
+    told = (
+        CliRunner()
+        .invoke(app, ["grpo", "-m", "x", "--peers", "none", "--sampler", "q8", "--json"], catch_exceptions=False)
+        .stdout
+    )
     assert json.loads(told)["lora"]["ratios"] == {"trl": 4.0}
-    assert given == [("x", ["trl"], 2), ("x", [], 3)]
+    assert given == [("x", ["trl"], 2, "fp32"), ("x", [], 3, "q8")]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from millet.errors import BadRequest
 from millet.train.chain import train
+from millet.train.grpo import GrpoStage
 from millet.train.recipe import read_recipe
 from tests.models.files import toy, write_gguf
 from tests.reasoning.toys import toy_model
@@ -98,3 +100,23 @@ def test_the_trainer_has_the_samplers_bits(tmp_path: Path, more: str, quantised:
     assert found[0]["kl"] == 0
     assert found[-1]["kl"] > 0
     assert (tmp_path / "out" / "1-grpo" / "model").is_dir()
+
+
+@pytest.mark.usefixtures("with_native")
+@pytest.mark.parametrize("more", ["", "[stage.lora]\nrank = 4"], ids=["full", "lora"])
+def test_a_quantised_sampler_is_told_by_its_mismatch(tmp_path: Path, more: str) -> None:
+    """It is small, it does not grow as the weights learn, and without quantisation it is rounding alone."""
+    found = {}
+    for sampler in ("q8", "fp32"):
+        recipe = write(tmp_path / sampler, more=more)
+        text = recipe.read_text().replace("exact = true", f'exact = false\nsampler = "{sampler}"')
+        recipe.write_text(text)
+        train(read_recipe(recipe), tmp_path / f"out-{sampler}", Heard())
+        found[sampler] = [record["mismatch"] for record in records(tmp_path / f"out-{sampler}")]
+    assert all(1e-4 < mismatch < 0.05 for mismatch in found["q8"])
+    assert all(mismatch < 1e-5 for mismatch in found["fp32"])
+
+
+def test_an_exact_sampler_is_not_quantised() -> None:
+    with pytest.raises(BadRequest, match="exact needs the sampler"):
+        GrpoStage(name="x", tasks=("x",), exact=True, sampler="q8")

@@ -11,9 +11,12 @@ from millet.train.loss import target_logprobs, target_logprobs_and_entropies
 ROWS, WIDTH, VOCABULARY = 11, 6, 17
 
 
-@pytest.fixture(autouse=True)
-def few_rows_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[0, ROWS * VOCABULARY], ids=["computed again", "kept"])
+def kept(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> bool:
+    """Whether probabilities are kept for backward."""
     monkeypatch.setattr(loss, "LOGITS", 4 * VOCABULARY)  # chunks of 4, 4 and 3 rows
+    monkeypatch.setattr(loss, "KEPT", request.param)
+    return request.param > 0
 
 
 def draw(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,12 +68,12 @@ def test_entropies(seed: int) -> None:
     assert not entropies.requires_grad
 
 
-def test_logits_of_all_rows_never_exist(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_all_rows_never_exist(seed: int, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
     hidden, weight, targets = draw(seed, torch.float32)
     seen = []
     monkeypatch.setattr(loss, "product", lambda h, w: seen.append(len(h)) or F.linear(h, w))  # type: ignore[func-returns-value]
     target_logprobs(hidden, weight, targets).sum().backward()
-    assert seen == [4, 4, 3] * 2  # again in backward, for the weight's gradient
+    assert seen == [4, 4, 3] * (1 if kept else 2)  # again in backward, for the weight's gradient
     seen.clear()
     target_logprobs(hidden, weight.detach(), targets).sum().backward()
     assert seen == [4, 4, 3]
