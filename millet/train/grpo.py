@@ -86,7 +86,7 @@ class GrpoSettings:
     language_reward: float = 0.0
     language: Language = "en"
     overlong_margin: int = 0
-    micro_tokens: int = 1024
+    micro_tokens: int = 2048
     reference_every: int = 400
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from millet.kernels.gradients import packed_back, product
 from millet.kernels.matrix import Matrix
 
 LOGITS = 1 << 24  # in memory at once, and as many probabilities: 64 MB each in fp32
-KEPT = 1 << 25  # probabilities that may be kept for backward
+KEPT = 1 << 26  # probabilities that may be kept for backward: 256 MB in fp32
 
 Head = Callable[[Tensor], Tensor]
 
