@@ -1,8 +1,8 @@
 """Adapters beside packed weights, kept apart: y = x W^T + (x A^T) (scale B)^T, in two thin products.
 
 Summing them into W would need W in fp32, or round what the adapter adds to the few bits of a quantised weight. Factors
-are kept in fp16, half the bytes to read for each token; the sums are in fp32. The trainer's forward rounds them too, its
-optimiser has them in fp32.
+are kept in fp16, half the bytes to read for each token, and sums in fp32. The trainer's forward rounds the factors, too;
+its optimiser has them in fp32.
 
 Shape legend: D inputs, F outputs, R rank.
 """
