@@ -1,7 +1,7 @@
 """Adapters beside packed weights, kept apart: y = x W^T + (x A^T) (scale B)^T, in two thin products.
 
 Summing them into W would need W in fp32, or round what the adapter adds to the few bits of a quantised weight. Factors
-are kept in fp16, half the bytes to read for each token, and sums in fp32. The trainer's forward rounds the factors, too;
+are kept in fp16, half the bytes to read for each token, and sums in fp32. The trainer's forward rounds factors as well,
 its optimiser has them in fp32.
 
 Shape legend: D inputs, F outputs, R rank.
