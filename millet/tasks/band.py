@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from millet.tasks.draw import draw
-from millet.tasks.grading import Graders
-from millet.tasks.task import Answered, Task
+from millet.tasks.task import Answered, Grade, Task
 
 LOWEST, HIGHEST = 0.1, 0.9  # pass rates of the band
 
 ReplyTo = Callable[[Sequence[str]], Sequence[Sequence[Answered]]]
+
+
+class Judges(Protocol):
+    """What of `Graders` is needed."""
+
+    def grade(self, replies: Sequence[tuple[Task, Any, Any]]) -> list[Grade]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Band:
 def measure(
     tasks: Iterable[tuple[Task, Sequence[int]]],
     reply_to: ReplyTo,
-    graders: Graders,
+    graders: Judges,
     problems: int,
     seed: int = 0,
     tell: Callable[[Band], None] = lambda band: None,
@@ -72,6 +78,19 @@ def with_signal(bands: Iterable[Band]) -> dict[str, list[int]]:
         if found or nearest.rate > 0:
             chosen[task] = found or [nearest.level]
     return chosen
+
+
+def beginning(
+    task: Task, levels: Sequence[int], reply_to: ReplyTo, graders: Judges, problems: int, seed: int
+) -> tuple[int, list[Band]]:
+    """Where training on these levels, the easiest first, should begin: the hardest one that has signal. None is
+    measured behind one that the model hardly ever passes."""
+    bands: list[Band] = []
+    for level in levels:
+        bands += measure([(task, [level])], reply_to, graders, problems, seed)
+        if bands[-1].rate < LOWEST:
+            break
+    return with_signal(bands).get(task.name, [levels[0]])[-1], bands
 
 
 def _band(task: str, level: int, rights: Sequence[Sequence[bool]]) -> Band:

@@ -47,6 +47,7 @@ class GymTask:
         self._settings = _settings(dataset, settings)
         self._curriculum_levels = [] if settings else _curriculum_levels(dataset)
         self.levels = 1 + len(self._curriculum_levels)
+        self.climb = range(1, self.levels) if self._curriculum_levels else range(1)  # 0 is of all difficulties at once
 
     def sample(self, rng: random.Random, level: int) -> Problem:
         build = _library().DATASETS[self.dataset][0]

@@ -69,6 +69,12 @@ class ItemTask(Task, Protocol):
     def items(self, split: Split) -> Sequence[Problem]: ...
 
 
+def climb(task: Task) -> Sequence[int]:
+    """Its levels from the easiest to the hardest: those that its attribute `climb` names, or all in their order."""
+    levels: Sequence[int] = getattr(task, "climb", range(task.levels))
+    return levels
+
+
 @runtime_checkable
 class WorkedTask(Task, Protocol):
     """A task that can show how a problem is worked: a thought and the right answer, to teach a model by."""

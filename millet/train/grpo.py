@@ -25,10 +25,11 @@ from millet.kernels.native.abi import Format
 from millet.models.model import Model
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.reply import Reply
+from millet.tasks.band import Band, beginning
 from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Counts, Graders
-from millet.tasks.task import Grade, Problem, Task
+from millet.tasks.task import Grade, Problem, Task, climb
 from millet.train import devices
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
@@ -70,13 +71,16 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings:
-    """questions: groups of a step. replies: to each. rounds: how often groups without signal are replaced; those that
-    have none after that are left out. format_reward, language_reward: weights beside accuracy's 1. language: of the
-    replies, for the latter. overlong_margin: tokens below the longest reply from where length costs reward, 0 for
-    nowhere. micro_tokens: of one pass through the model. reference_every: steps after which the reference becomes the
-    model of then (objective.kl).
+    """levels: that each task climbs, easiest first; by default its own. band: questions asked at each of them before
+    the first step, to find where each task begins; 0 for the first one. questions: groups of a step. replies: to each.
+    rounds: how often groups without signal are replaced; those that have none after that are left out. format_reward,
+    language_reward: weights beside accuracy's 1. language: of the replies, for it. overlong_margin: tokens below
+    the longest reply from where length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
+    reference_every: steps after which the reference becomes the model of then (objective.kl).
     """
 
+    levels: tuple[int, ...] = ()
+    band: int = 4
     questions: int = 4
     replies: int = 8
     max_tokens: int = 256
@@ -95,6 +99,10 @@ class GrpoSettings:
         for name in ("questions", "max_tokens", "rounds", "micro_tokens", "reference_every"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.band < 0:
+            raise BadRequest(f"band is {self.band}; it must be at least 0")
+        if len(set(self.levels)) < len(self.levels):
+            raise BadRequest(f"levels is {list(self.levels)}; name each once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,9 @@ class GrpoMethod:
         self._learner, self._sampler, self._judges = learner, sampler, judges
         self._tasks = {task.name: task for task in tasks}
         self._settings, self._seed = settings, seed
-        self.ladder = Ladder({task.name: task.levels for task in tasks})
+        self._levels = {task.name: _levels(task, settings.levels) for task in tasks}
+        self._beginnings: dict[str, tuple[int, list[Band]]] | None = None
+        self.ladder = Ladder(self._levels)
         self._drawn: Counter[str] = Counter()
         self._reference: dict[str, Tensor] = {}
         self._metrics: dict[str, float | None] = {}
@@ -140,6 +150,7 @@ class GrpoMethod:
     def check(self) -> list[str]:
         """A first round of replies shows whether there is anything to learn from."""
         before = self.state()
+        self._begin()
         scored = self._round(random.Random(f"check {self._seed}"), self._settings.questions)
         self.restore(before)  # a run that goes on does not check again, and must do the same
         passed = [grade.score for each in scored for grade in each.grades]
@@ -150,13 +161,18 @@ class GrpoMethod:
                 "find the levels with signal by `millet task band`, or give more replies or questions"
             )
         rate = sum(passed) / len(passed)
-        return [f"first round: {rate:.0%} right, {signal} of {len(scored)} questions with signal"]
+        return [
+            *(_told(name, level, bands) for name, (level, bands) in (self._beginnings or {}).items()),
+            f"first round: {rate:.0%} right, {signal} of {len(scored)} questions with signal",
+        ]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         settings = self._settings
         self._seconds.clear()
         with self._timed("rollout"):
             self._sampler.refresh()
+        if step == 0:
+            self._begin()
         tried = self._collect(random.Random(f"{self._seed} {step}"))
         self._sampler.release()
         kept = [each for each in tried if each.signal][: settings.questions]
@@ -214,6 +230,23 @@ class GrpoMethod:
     def close(self) -> None:
         self._sampler.close()
         self._judges.close()
+
+    def _begin(self) -> None:
+        """Let each task begin where the model can learn something, which is measured once."""
+        if self._beginnings is None:
+            self._beginnings = {
+                name: beginning(self._tasks[name], levels, self._replies, self._judges, self._settings.band, self._seed)
+                for name, levels in sorted(self._levels.items())
+                if self._settings.band and len(levels) > 1
+            }
+        for name, (level, _) in self._beginnings.items():
+            self.ladder.begin(name, level)
+
+    def _replies(self, questions: Sequence[str]) -> list[list[Reply]]:
+        rng = random.Random(f"band {self._seed}")
+        seeds = [rng.randrange(2**62) for _ in questions]
+        groups = self._sampler.sample(questions, self._settings.replies, seeds)
+        return [[sample.reply for sample in group.samples] for group in groups]
 
     def _collect(self, rng: random.Random) -> list[Scored]:
         """Rounds of groups until enough have signal."""
@@ -331,6 +364,19 @@ class GrpoMethod:
             "grade": shown.grades[best].reason,
             "rewards": shown.rewards.tolist(),
         }
+
+
+def _levels(task: Task, wanted: Sequence[int]) -> list[int]:
+    """Those it has of the wanted levels; by default all that it climbs."""
+    found = [level for level in wanted or climb(task) if 0 <= level < task.levels]
+    if not found:
+        raise BadRequest(f"{task.name} has none of the levels {list(wanted)}; it has 0 to {task.levels - 1}")
+    return found
+
+
+def _told(task: str, level: int, bands: Sequence[Band]) -> str:
+    rates = ", ".join(f"{band.level}: {band.rate:.0%}" for band in bands)
+    return f"{task} begins at level {level} (right by level: {rates})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ climbs a level, below LOW it goes down one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +26,29 @@ class Rung:
 
 
 class Ladder:
-    """levels: how many each task has, by name. start: where to begin, as `millet task band` finds it; 0 else."""
+    """levels: those of each task by its name, the easiest first, where it begins."""
 
-    def __init__(self, levels: Mapping[str, int], start: Mapping[str, int] | None = None) -> None:
-        self._levels = dict(levels)
-        self.rungs = {name: Rung((start or {}).get(name, 0)) for name in levels}
+    def __init__(self, levels: Mapping[str, Sequence[int]]) -> None:
+        self._levels = {name: list(each) for name, each in levels.items()}
+        self.rungs = {name: Rung(each[0]) for name, each in self._levels.items()}
 
     def level(self, task: str) -> int:
         return self.rungs[task].level
 
+    def begin(self, task: str, level: int) -> None:
+        """Where it begins instead, as `tasks.band.beginning` finds it."""
+        self.rungs[task] = Rung(level)
+
     def take(self, task: str, level: int, passed: float) -> None:
         """Share of a group's replies that were right. What was asked before a change of level counts no more."""
-        rung = self.rungs[task]
+        rung, levels = self.rungs[task], self._levels[task]
         if level != rung.level:
             return
         rung.groups += 1
         rung.rate = MEMORY * rung.rate + (1 - MEMORY) * passed
-        step = (rung.rate > HIGH) - (rung.rate < LOW)
-        if rung.groups >= LEAST and step and 0 <= rung.level + step < self._levels[task]:
-            self.rungs[task] = Rung(rung.level + step)
+        next_one = levels.index(level) + (rung.rate > HIGH) - (rung.rate < LOW)
+        if rung.groups >= LEAST and 0 <= next_one < len(levels) and levels[next_one] != level:
+            self.rungs[task] = Rung(levels[next_one])
 
     def state(self) -> dict[str, Any]:
         return {name: [rung.level, rung.rate, rung.groups] for name, rung in self.rungs.items()}

@@ -90,7 +90,8 @@ class Here:
     def close(self) -> None: ...
 
 
-def method(policy: Policy, *tasks: Task, seed: int = 0, **settings: Any) -> GrpoMethod:
+def method(policy: Policy, *tasks: Task, seed: int = 0, band: int = 0, **settings: Any) -> GrpoMethod:
+    settings["band"] = band
     return GrpoMethod(policy, policy, tasks or (Say(3),), Here(), GrpoSettings(**settings), seed)
 
 
@@ -190,6 +191,54 @@ def test_what_cannot_work_is_refused_before_the_first_step() -> None:
         method(policy, Say(3), Say(4))
     with pytest.raises(BadRequest, match="at least 2"):
         GrpoSettings(replies=1)
+
+
+class Harder(Say):
+    """Of 6 digits, 6 - level are right."""
+
+    levels = 7
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(int(reply.content) < 6 - int(problem.prompt.split(":")[0].split()[1])))
+
+
+def test_each_task_begins_at_the_hardest_level_that_has_signal() -> None:
+    policy = Policy()
+    taught = method(policy, Harder(0), band=20)
+    before = taught.state()
+    told = taught.check()[0]
+    assert told.startswith("say begins at level 5 (right by level: 0: 100%, 1: 8")
+    assert "6: 0%)" in told
+    assert taught.state() == before
+    asked = len(policy.asked)
+    taught.micro_batches(0).__next__()
+    assert taught.metrics()["level say"] == 5
+    assert all(question.startswith("level 5") for question in policy.asked[asked:])  # it is not measured again
+    going_on = method(policy, Harder(0), band=20)
+    going_on.restore(taught.state())
+    going_on.micro_batches(1).__next__()
+    assert going_on.metrics()["level say"] == 5
+
+
+def test_levels_behind_one_that_is_hardly_ever_passed_are_not_asked() -> None:
+    policy = Policy()
+    with torch.no_grad():
+        policy.logits[5] = 20  # only ever says 5
+    taught = method(policy, Harder(0), band=3, rounds=1)
+    assert list(taught.micro_batches(0)) == []
+    assert taught.metrics()["level say"] == 0
+    assert not any(question.startswith("level 2") for question in policy.asked)
+
+
+def test_only_the_levels_that_are_named_are_climbed() -> None:
+    policy = Policy()
+    taught = method(policy, Harder(0), levels=(4, 2, 9))
+    steps(taught, policy, 1)
+    assert {question.split(":")[0] for question in policy.asked} == {"level 4"}
+    with pytest.raises(BadRequest, match="say has none of the levels \\[9\\]; it has 0 to 6"):
+        method(policy, Harder(0), levels=(9,))
+    with pytest.raises(BadRequest, match="name each once"):
+        GrpoSettings(levels=(1, 1))
 
 
 def test_micro_batches_have_a_bounded_size() -> None:
