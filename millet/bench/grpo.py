@@ -74,7 +74,7 @@ def bench_grpo(
         say("preparing the model")
         loaded = load(model, dtype="float32")
         loaded.save(Path(folder) / "model")
-        turns = _Turns(Path(folder) / "model", loaded.config, ["millet", *peers], threads, shape, say)
+        turns = _Turns(model, Path(folder) / "model", loaded.config, ["millet", *peers], threads, shape, say)
         del loaded
         for kind in ("full", "lora"):
             report[kind] = turns.take(kind)
@@ -96,10 +96,18 @@ def useful_flops(config: ModelConfig, shared_prompt: int, sampled: int, lora: bo
 
 class _Turns:
     def __init__(
-        self, model: Path, config: ModelConfig, names: Sequence[str], threads: int, shape: dict[str, Any], say: Say
+        self,
+        model: str,
+        unpacked: Path,
+        config: ModelConfig,
+        names: Sequence[str],
+        threads: int,
+        shape: dict[str, Any],
+        say: Say,
     ) -> None:
+        """unpacked: the same model as an fp32 directory, which peers read."""
         self.versions: dict[str, str] = {}
-        self._model, self._config, self._names = model, config, names
+        self._model, self._unpacked, self._config, self._names = model, unpacked, config, names
         self._threads, self._shape, self._say = threads, shape, say
         count = shape["steps"] * shape["questions"]
         self._prompts = [draw(Stories(), "train", 0, index).prompt for index in range(count)]
@@ -130,9 +138,8 @@ class _Turns:
     def _start(self, name: str, kind: str) -> Worker:
         self._say(f"{kind}: starting {name}")
         worker = Worker(name, self._threads, "millet.bench.grpo_worker")
-        started = worker.call(
-            "start", model=str(self._model), prompts=self._prompts, lora=kind == "lora", shape=self._shape
-        )
+        model = self._model if name == "millet" else str(self._unpacked)
+        started = worker.call("start", model=model, prompts=self._prompts, lora=kind == "lora", shape=self._shape)
         self.versions |= started["versions"]
         return worker
 

@@ -54,8 +54,9 @@ class MilletTrainer:
             format_reward=0.0,
             objective=Objective(clip_low=0.2, clip_high=0.2, kl=0.0),
         )
-        trainee = Trainee(load(model, dtype="float32"), LoraConfig(RANK, ALPHA) if lora else None)
-        if shape["sampler"] == "q8":
+        # An adapter learns over the base as its file has it, as it does by default in a recipe.
+        trainee = Trainee(load(model, dtype=None if lora else "float32"), LoraConfig(RANK, ALPHA) if lora else None)
+        if shape["sampler"] == "q8" and not trainee.model.quantised:
             quantise_sampler(trainee.model)
         rollouts = Rollouts(
             Assistant(Engine(trainee.model, cache_tokens=16384)), think="off", max_tokens=settings.max_tokens

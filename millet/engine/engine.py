@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -256,7 +255,7 @@ class Engine:
         """
         with self._wake, self.model.layout:
             self._insist_on_rest("refresh()")
-            self._drop_runner()
+            self._made = None
             self.model.network.pack()
             self._made = self._make_runner()
 
@@ -270,7 +269,7 @@ class Engine:
             self._insist_on_rest("release()")
             if self._exact:
                 return
-            self._drop_runner()
+            self._made = None
             for group in self.model.network.groups():
                 group.forget_copies()
         release_freed()
@@ -310,11 +309,6 @@ class Engine:
             with self.model.layout:
                 self._made = self._make_runner()
         return self._made
-
-    def _drop_runner(self) -> None:
-        """At once: its parts refer to each other, and would keep cache and copies of weights until they are missed."""
-        self._made = None
-        gc.collect()
 
     def _insist_on_rest(self, call: str) -> None:
         if self._requests or self._arrived:

@@ -167,7 +167,9 @@ class Plan:
     @classmethod
     def of(cls, trace: Trace, inputs: dict[str, Symbol], outputs: dict[str, Symbol]) -> Plan:
         kept = {symbol.slot for symbol in (*inputs.values(), *outputs.values())}
-        steps = _fuse_additions(trace.steps, kept)
+        # Symbols refer to their trace: had it steps, they would keep each other, and the weights in them, alive.
+        traced, trace.steps = trace.steps, []
+        steps = _fuse_additions(traced, kept)
         return cls(_fuse_preparations(steps, kept), inputs, outputs)
 
     def lifetimes(self) -> list[tuple[Slot, int, int]]:

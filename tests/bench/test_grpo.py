@@ -34,15 +34,15 @@ def test_useful_arithmetic_by_hand() -> None:
     assert useful_flops(config, 5, 12, lora=True) == 6 * (inside * 17 + 40 * 12)
 
 
-@pytest.mark.parametrize("peers", [[], ["trl"]])
-def test_the_whole_of_it(peers: list[str], tmp_path: Path, seed: int) -> None:
+def test_the_whole_of_it(tmp_path: Path, seed: int) -> None:
+    peers = ["trl"]
     directory = write_directory(toy("llama-tied", seed, max_position_embeddings=1024), tmp_path / "model")
-    size: Any = {"questions": 2, "replies": 3, "max_tokens": 8, "sampler": "fp32" if peers else "q8"}
+    size: Any = {"questions": 2, "replies": 3, "max_tokens": 8, "sampler": "fp32"}
     report = bench_grpo(str(directory), peers=peers, rounds=1, threads=1, **size)
     for kind in ("full", "lora"):
         found = report[kind]
         assert found["of_the_roof"] > 0
-        assert (found["millet"]["mismatch"][0] > 1e-4) == (not peers)
+        assert found["millet"]["mismatch"][0] < 1e-4
         for name in ("millet", *peers):
             assert min(found[name]["parts"].values()) > 0
             assert sum(found[name]["parts"].values()) <= found[name]["seconds"]

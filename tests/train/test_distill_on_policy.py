@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +24,6 @@ from millet.train.prompts import Prompts
 from millet.train.recipe import read_recipe
 from millet.train.rollout import Group, Sample
 from tests.train.taught import recipe, write_taught
-from tests.train.test_distill_logits import STAGE as LOGITS
 from tests.train.toy_recipe import Heard, one_thread  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -233,28 +227,3 @@ def test_the_student_comes_nearer(folder: Path, tmp_path: Path) -> None:
     samples = read_log(place / "samples.jsonl")
     assert samples[0]["question"].startswith("What is")
     assert samples[0]["grade"] == "not graded"
-
-
-@pytest.mark.parametrize("stage", [STAGE, LOGITS], ids=["on-policy", "logits"])
-def test_killed_in_the_middle_it_ends_with_the_same_weights(
-    folder: Path, tmp_path: Path, seed: int, stage: str
-) -> None:
-    path = recipe(folder, stage.replace("steps = 30", "steps = 15"), "beginner")
-    ((name, whole),) = train(read_recipe(path), tmp_path / "whole", Heard())["stages"].items()
-    out = tmp_path / "killed"
-    words = [sys.executable, "-m", "millet.cli.main", "train", str(path), "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment
-    )
-    metrics, steps = out / f"1-{name}" / "metrics.jsonl", random.Random(seed).randrange(1, 10)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= steps:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    again = train(read_recipe(path), out, Heard())
-    assert again["stages"][name]["sha256"] == whole["sha256"]

@@ -22,7 +22,7 @@ export function Announcer({ last, live }: { last: Message | null; live: Live | n
     } else if (running.current && last?.role === "assistant") {
       running.current = false;
       const ending = endingText(last, t);
-      setText(ending ?? `${t.answerReady}. ${asShown(last.id).slice(0, LONGEST)}`);
+      setText(ending ?? `${t.answerReady}. ${answerOf(last).slice(0, LONGEST)}`);
     }
   }, [phase, last, t]);
   return (
@@ -32,8 +32,9 @@ export function Announcer({ last, live }: { last: Message | null; live: Live | n
   );
 }
 
-/** The answer's words, without its markup. */
-function asShown(message: string): string {
+/** The answer's words, without its markup where it is drawn already. */
+function answerOf(message: Message): string {
+  const drawn = document.querySelector<HTMLElement>(`[data-message="${message.id}"] .answer`);
   // biome-ignore lint/performance/useDomNodeTextContent: what is hidden, a formula's second form, is not read twice
-  return document.querySelector<HTMLElement>(`[data-message="${message}"] .answer`)?.innerText ?? "";
+  return drawn?.innerText.trim() || message.content;
 }
