@@ -45,6 +45,8 @@ class Checkpoints:
             devices.from_first(lambda: self._finish(temporary, plain, step))
         except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when the disk is full
             shutil.rmtree(temporary, ignore_errors=True)
+            if devices.is_loss(error):
+                raise
             raise MilletError(self._cannot_save(step, error)) from error
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:

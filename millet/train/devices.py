@@ -39,8 +39,6 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    import torch.distributed as dist
-
     store = _join()
     try:
         yield
@@ -48,12 +46,21 @@ def joined() -> Iterator[None]:
     except MilletError as error:
         _tell(store, error)
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if not is_loss(error):
             raise
         lost = "another process of this run has ended, and so did this one; run the same command to go on"
         _tell(store, MilletError(lost))
     finally:
         _leave()
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether it says that another process is not there any more."""
+    if _count == 1:
+        return False
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def count() -> int:
