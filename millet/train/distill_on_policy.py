@@ -130,9 +130,8 @@ class DistillOnPolicy:
         rows = [(each.group.prompt, sample) for each in answered for sample in each.group.samples]
         whole = sum(len(sample.token_ids) for _, sample in rows)
         sampled = whole * devices.first()
-        lengths = [len(prompt) + len(sample.token_ids) for prompt, sample in rows]
         sums = Sums()
-        for part, weight in devices.deal(parts(rows, lengths, self._settings.micro_tokens)):
+        for part, weight in devices.deal(parts(rows, self._settings.micro_tokens)):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample in part]
             first = [len(prompt) for prompt, _ in part]
             hidden_ND, targets_N = self._student.hidden(sequences, first)

@@ -90,7 +90,7 @@ class GrpoSettings:
     language_reward: float = 0.0
     language: Language = "en"
     overlong_margin: int = 0
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     reference_every: int = 400
 
     def __post_init__(self) -> None:
@@ -181,11 +181,10 @@ class GrpoMethod:
         if settings.objective.kl and step % settings.reference_every == 0:
             self._reference = {name: p.detach().clone() for name, p in self._learner.parameters.items()}
         rows = self._rows(kept)
-        lengths = [len(prompt) + len(sample.token_ids) for prompt, sample, _ in rows]
         totals = {"replies": len(rows), "tokens": sum(len(sample.token_ids) for _, sample, _ in rows)}
         drift, clipped, kl = _Mean(), _Mean(), _Mean()
         largest = 0.0
-        for part, weight in devices.deal(parts(rows, lengths, settings.micro_tokens)):
+        for part, weight in devices.deal(parts(rows, settings.micro_tokens)):
             sequences = [[*prompt, *sample.token_ids] for prompt, sample, _ in part]
             first = [len(prompt) for prompt, _, _ in part]
             with self._timed("forward"):

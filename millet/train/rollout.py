@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import groupby
+from typing import Any, TypeVar
 
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest
@@ -17,7 +18,7 @@ from millet.reasoning.prompt import Think
 from millet.reasoning.reply import Reply
 from millet.train import devices
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +107,31 @@ class Rollouts:
         ]
 
 
-def parts(rows: Sequence[Row], lengths: Sequence[int], tokens: int) -> list[list[Row]]:
-    """In order, as many at once as have so many tokens together, or a process's share of all; at least one."""
-    tokens = min(tokens, -(-sum(lengths) // devices.count()))
+def parts(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """What goes through the model at once, in order: as many groups as have so many tokens together, or a process's
+    share of all. A group's prompt counts once, as it is computed once; only a group that is larger by itself is split.
+
+    rows: prompt, sample, and whatever else; replies to one prompt stand together.
+    """
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
+    sizes = [len(group[0][0]) + sum(len(row[1].token_ids) for row in group) for group in groups]
+    tokens = min(tokens, -(-sum(sizes) // devices.count()))
     found: list[list[Row]] = []
-    size = 0
-    for row, length in zip(rows, lengths, strict=True):
-        if not found or size + length > tokens:
-            found.append([])
-            size = 0
-        found[-1].append(row)
-        size += length
+    room = 0
+    for group, size in zip(groups, sizes, strict=True):
+        if size <= tokens:
+            if size > room:
+                found.append([])
+                room = tokens
+            found[-1] += group
+            room -= size
+            continue
+        room = 0
+        for row in group:
+            own = len(row[1].token_ids)
+            if own > room:
+                found.append([])
+                room = tokens - len(row[0])
+            found[-1].append(row)
+            room -= own
     return found

@@ -146,7 +146,7 @@ def test_the_loss_is_the_mean_reverse_kl_over_all_sampled_tokens() -> None:
     (gradient,) = torch.autograd.grad(loss, student.head)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, student.head)[0])
     assert len(micros) > 3
-    assert all(micro.tokens <= 12 for micro in micros)
+    assert all(3 + micro.tokens // 5 * 2 <= 12 for micro in micros)  # the prompt, of three tokens, counts once
     assert [micro.sampled for micro in micros] == [30] + [0] * (len(micros) - 1)
     assert taught.metrics()["kl"] == pytest.approx(expected.item(), rel=1e-5)
     assert taught.metrics()["sampled_tokens"] == 30

@@ -16,7 +16,7 @@ from millet.tasks.grading import Counts
 from millet.tasks.task import Answered, Grade, Problem, Task
 from millet.train.grpo import Graded, GrpoMethod, GrpoSettings
 from millet.train.policy_loss import Objective
-from millet.train.rollout import Group, Sample
+from millet.train.rollout import Group, Sample, parts
 
 WORDS = 6  # the policy's vocabulary: a reply is one token, and the digit that it says
 
@@ -241,12 +241,25 @@ def test_only_the_levels_that_are_named_are_climbed() -> None:
         GrpoSettings(levels=(1, 1))
 
 
+def test_groups_go_through_the_model_whole_where_they_fit() -> None:
+    def group(prompt: int, *replies: int) -> list[tuple[list[int], Sample]]:
+        return [([prompt] * 3, Sample([0] * tokens, [], reply("x"))) for tokens in replies]
+
+    rows = [*group(1, 2, 2), *group(2, 2), *group(3, 4, 4, 4), *group(4, 1)]
+    sizes = [[len(sample.token_ids) for _, sample in part] for part in parts(rows, 12)]
+    assert sizes == [[2, 2, 2], [4, 4], [4, 1]]
+    assert [row for part in parts(rows, 12) for row in part] == rows
+    assert parts(rows, 100) == [rows]
+    assert [len(part) for part in parts(rows, 1)] == [1] * len(rows)
+    assert parts([], 12) == []
+
+
 def test_micro_batches_have_a_bounded_size() -> None:
     policy = Policy()
     taught = method(policy, micro_tokens=9, objective=Objective(kl=0))
     micros = list(taught.micro_batches(0))
     assert len(micros) > 3
-    assert all(micro.tokens <= 9 for micro in micros)
+    assert all(2 + micro.tokens // 3 <= 9 for micro in micros)  # the prompt, of two tokens, counts once
     assert micros[0].sampled > 0
     assert all(micro.sampled == 0 for micro in micros[1:])
     sample = taught.sample()
