@@ -67,9 +67,8 @@ def bench_sft(
         config = loaded.config
         del loaded
         for kind in ("full", "lora"):
-            report[kind] = _by_turns(
-                Path(folder) / "model", batches, kind, ["millet", *peers], config, threads, say, report
-            )
+            homes = {name: model if name == "millet" else str(Path(folder) / "model") for name in ("millet", *peers)}
+            report[kind] = _by_turns(homes, batches, kind, config, threads, say, report)
     return report
 
 
@@ -102,15 +101,16 @@ def useful_flops(config: ModelConfig, batch: Sequence[tuple[list[int], int]], lo
 
 
 def _by_turns(
-    model: Path,
+    homes: dict[str, str],
     batches: list[list[tuple[list[int], int]]],
     kind: str,
-    names: Sequence[str],
     config: ModelConfig,
     threads: int,
     say: Say,
     report: dict[str, Any],
 ) -> dict[str, Any]:
+    """homes: where each contender reads the model; for peers it is an fp32 directory."""
+    names = list(homes)
     speeds: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, int] = {}
@@ -120,7 +120,7 @@ def _by_turns(
         for name in names:
             say(f"{kind}: starting {name}")
             workers[name] = stack.enter_context(Worker(name, threads, "millet.bench.sft_worker"))
-            started = workers[name].call("start", model=str(model), batches=batches, lora=kind == "lora")
+            started = workers[name].call("start", model=homes[name], batches=batches, lora=kind == "lora")
             report["versions"] |= started["versions"]
         for number, batch in enumerate(batches):
             roof = measure_roof().fp32

@@ -35,7 +35,10 @@ class MilletTrainer:
         from millet.train.optimizer import Optimizer, OptimizerSettings
         from millet.train.trainee import Trainee
 
-        self._trainee = Trainee(load(model, dtype="float32"), LoraConfig(RANK, ALPHA) if lora else None)
+        # An adapter learns over the base as its file has it, as it does by default in a recipe.
+        self._trainee = Trainee(
+            load(model, dtype=None if lora else "float32"), LoraConfig(RANK, ALPHA) if lora else None
+        )
         self._optimizer = Optimizer(self._trainee.parameters, OptimizerSettings(learning_rate=RATE, clip=CLIP))
         self._batches = iter(batches)
 
