@@ -1,8 +1,9 @@
 """The far end of `millet bench grpo`: one trainer in a process of its own, which takes one step when it is told to.
 
 `python -m millet.bench.grpo_worker NAME`, where NAME is millet or trl. Both ask the same questions, sample as many
-replies from the model itself, and have them judged by the same function; fp32, AdamW, clipping of gradients and R1's
-average; no KL term, no group replaced.
+replies from the model itself, and have them judged by the same function; AdamW, clipping of gradients and R1's average;
+no KL term, no group replaced. Both compute in fp32; but for Millet's adapter, whose base stays in the 4 or 8 bits of its
+file (for sampling, too), as it does by default in a recipe.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ class MilletTrainer:
             format_reward=0.0,
             objective=Objective(clip_low=0.2, clip_high=0.2, kl=0.0),
         )
-        # An adapter learns over the base as its file has it, as it does by default in a recipe.
         trainee = Trainee(load(model, dtype=None if lora else "float32"), LoraConfig(RANK, ALPHA) if lora else None)
         if shape["sampler"] == "q8" and not trainee.model.quantised:
             quantise_sampler(trainee.model)

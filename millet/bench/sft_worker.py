@@ -1,7 +1,8 @@
 """The far end of `millet bench sft`: one trainer in a process of its own, which takes one step when it is told to.
 
 `python -m millet.bench.sft_worker NAME`, where NAME is millet or trl. Both are given the same packed batches of token
-ids, fp32, AdamW and gradient clipping.
+ids, AdamW and gradient clipping, and compute in fp32; but for Millet's adapter, whose base stays in the 4 or 8 bits of
+its file, as it does by default in a recipe.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class MilletTrainer:
         from millet.train.optimizer import Optimizer, OptimizerSettings
         from millet.train.trainee import Trainee
 
-        # An adapter learns over the base as its file has it, as it does by default in a recipe.
         self._trainee = Trainee(
             load(model, dtype=None if lora else "float32"), LoraConfig(RANK, ALPHA) if lora else None
         )
