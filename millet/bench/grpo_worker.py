@@ -2,8 +2,8 @@
 
 `python -m millet.bench.grpo_worker NAME`, where NAME is millet or trl. Both ask the same questions, sample as many
 replies from the model itself, and have them judged by the same function; AdamW, clipping of gradients and R1's average;
-no KL term, no group replaced. Both compute in fp32; but for Millet's adapter, whose base stays in the 4 or 8 bits of its
-file (for sampling, too), as it does by default in a recipe.
+no KL term, no group replaced. Both compute in fp32; but for Millet's adapter, whose base stays in the 4 or 8 bits of
+its file (for sampling, too), as it does by default in a recipe.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def sft(
 def grpo(
     model: ModelOption = DEFAULT_MODEL,
     peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
-    sampler: Annotated[Literal["fp32", "q8"], typer.Option(help="What Millet samples with if all weights learn.")] = "fp32",
+    sampler: Annotated[Literal["fp32", "q8"], typer.Option(help="What Millet samples with, all weights.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
     threads: Annotated[int | None, typer.Option(help="Threads each may use.", min=1, show_default="all cores")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -23,6 +23,7 @@ from typing import Any
 
 from millet.errors import BadRequest, MilletError
 from millet.models.hub import locate, pull
+from millet.tasks.find import find_task
 from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 from millet.train.ledger import Ledger
@@ -94,13 +95,16 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_outside(recipe: Recipe, out: Path) -> None:
-    """What stages that are still to run will need, models and servers: a day of training must not end with a typo."""
+    """What stages that are still to run will need, models, tasks and servers: a day of training must not end with a
+    typo."""
     names: list[str] = []
     for number, stage in enumerate(recipe.stages, 1):
         if read_lineage(_folder(out, number, stage)) is None:
             for name in stage.parents(stage.base or recipe.model.base):
                 if name not in names:
                     locate(name)  # raises where there is neither a stage nor a model of that name
+            for task in getattr(stage, "tasks", ()):
+                find_task(task, recipe.path.parent)
             stage.check()
         names.append(stage.name)
 

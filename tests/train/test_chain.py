@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import millet
-from millet.errors import BadRequest, MilletError, OutOfMemory
+from millet.errors import BadRequest, MilletError, OutOfMemory, UnknownTask
 from millet.kernels.cpu import Memory
 from millet.models.checkpoint import SafetensorsWeights
 from millet.reasoning.format import think_format
@@ -131,6 +131,15 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path: Path, monke
     refused(BadRequest, "reads 'stage:reject', which names no earlier stage")
     path.write_text(text.replace("512", "64").replace("256", "32"))
     refused(BadRequest, r"sequences are longer than 32 tokens \(the longest has \d+\)")
+
+
+@pytest.mark.parametrize("kind", ["grpo", "reject", "worked"])
+def test_a_task_that_a_later_stage_lacks_is_said_before_the_first(tmp_path: Path, kind: str) -> None:
+    recipe = write_toy(tmp_path, stages=STAGE + f'\n[[stage]]\nkind = "{kind}"\ntasks = ["chain_sun"]\n')
+    heard = Heard()
+    with pytest.raises(UnknownTask, match="there is no task 'chain_sun'; did you mean chain_sum"):
+        train(read_recipe(recipe), tmp_path / "out", heard)
+    assert heard.begun == []
 
 
 def test_no_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
