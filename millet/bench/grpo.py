@@ -137,7 +137,7 @@ class _Turns:
 
     def _start(self, name: str, kind: str) -> Worker:
         self._say(f"{kind}: starting {name}")
-        worker = Worker(name, self._threads, "millet.bench.grpo_worker")
+        worker = Worker(name, self._threads, "millet.bench.grpo_worker", trains=name == "millet")
         model = self._model if name == "millet" else str(self._unpacked)
         started = worker.call("start", model=model, prompts=self._prompts, lora=kind == "lora", shape=self._shape)
         self.versions |= started["versions"]

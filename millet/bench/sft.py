@@ -119,7 +119,9 @@ def _by_turns(
         workers = {}
         for name in names:
             say(f"{kind}: starting {name}")
-            workers[name] = stack.enter_context(Worker(name, threads, "millet.bench.sft_worker"))
+            workers[name] = stack.enter_context(
+                Worker(name, threads, "millet.bench.sft_worker", trains=name == "millet")
+            )
             started = workers[name].call("start", model=homes[name], batches=batches, lora=kind == "lora")
             report["versions"] |= started["versions"]
         for number, batch in enumerate(batches):

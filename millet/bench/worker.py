@@ -20,15 +20,18 @@ import numpy as np
 
 from millet.bench.peers import contender as contender_of
 from millet.errors import MilletError
+from millet.kernels.waiting import wait_briefly
 
 
 class Worker:
     """Starts the far end and talks to it. Use as a context manager. module: what runs there, for a far end other than a
-    contender of peers.py."""
+    contender of peers.py. trains: it is a trainer of ours, as `millet train` runs one."""
 
-    def __init__(self, name: str, threads: int, module: str = "millet.bench.worker") -> None:
+    def __init__(self, name: str, threads: int, module: str = "millet.bench.worker", trains: bool = False) -> None:
         self.name = name
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment: dict[str, str] = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        if trains:
+            wait_briefly(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, name],
             stdin=subprocess.PIPE,

@@ -34,6 +34,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lineage as one JSON object.")] = False,
 ) -> None:
     """Train a model as a recipe says. A run that was interrupted goes on where it was."""
+    from millet.kernels.waiting import wait_briefly
+
+    wait_briefly()
+
     from millet.train import devices
     from millet.train.chain import train as run
     from millet.train.recipe import read_recipe

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from millet.errors import BadRequest
 from millet.kernels.block_cache import BLOCK_SIZE
 from millet.kernels.eager import Eager, EagerAttention, Native
+from millet.kernels.heap import keep_freed
 from millet.kernels.segments import SegmentAttention
 from millet.models.adapter import PREFIX, SUFFIX_A, SUFFIX_B, Adapter
 from millet.models.catalog import catalog
@@ -82,6 +83,7 @@ class Trainee:
             sharding.shard(model.network)
         self.parameters: dict[str, nn.Parameter] = dict(self._named())
         """The trained ones: by Hugging Face's names, or an adapter's by PEFT's."""
+        keep_freed()
 
     def logprobs(self, sequences: Sequence[Ids], first: Sequence[int] | None = None) -> list[Tensor]:
         """Log-probability of every token from index first[i] (at least 1; by default 1) on, differentiable.

@@ -18,7 +18,7 @@
 namespace millet {
 namespace MILLET_VARIANT {
 
-constexpr int64_t BLOCK_BYTES = 24 << 10;  // of one block of rows
+constexpr int64_t BLOCK_BYTES = 16 << 10;  // of one block of rows
 constexpr int64_t CHAIN = 128;              // inputs of a float product before the next tile of rows takes its turn
 constexpr int64_t LONE_NUMBERS = 2048;      // inputs so few that every thread prepares its own copy: no barrier
 
@@ -79,14 +79,21 @@ inline void quantise_row(const float* x, int64_t inputs, const Quantised& to, in
     else quantise_parts<GROUP>(x, inputs, to, row);
 }
 
-// The integer sum of one part of a group, from quad `FROM` on.
-template <int FORMAT, int FROM, int COUNT>
-inline vf part_sum(const vb* w, const int8_t* q, int32_t start) {
-    vi dot;
-    if (FORMAT == MILLET_Q8) dot = dot8<COUNT>(w + FROM, q + 4 * FROM, times16(all_int(start)));
-    if (FORMAT == MILLET_Q4_0) dot = dot4<COUNT>(w + FROM, q + 4 * FROM, all_int(start));
-    if (FORMAT == MILLET_Q4_1) dot = dot4<COUNT>(w + FROM, q + 4 * FROM, all_int(0));
-    return to_float(dot);
+// The integer sums of one part of a group for M rows, from quad `FROM` on. starts: see Quantised, `step` apart.
+template <int FORMAT, int FROM, int COUNT, int M>
+inline void part_sums(const vb* w, const int8_t* q, int64_t stride, const int32_t* starts, int64_t step, vf* sums) {
+    vi total[M];
+    MILLET_UNROLL
+    for (int m = 0; m < M; m++) total[m] = all_int(FORMAT == MILLET_Q4_1 ? 0 : starts[m * step]);
+    if (FORMAT == MILLET_Q8) {
+        MILLET_UNROLL
+        for (int m = 0; m < M; m++) total[m] = times16(total[m]);
+        dots8<COUNT, M>(w + FROM, q + 4 * FROM, stride, total);
+    } else {
+        dots4<COUNT, M>(w + FROM, q + 4 * FROM, stride, total);
+    }
+    MILLET_UNROLL
+    for (int m = 0; m < M; m++) sums[m] = to_float(total[m]);
 }
 
 // M rows by SUBS * W outputs of one panel, from output `first` of the panel on. c is [M][PANEL]. PARTS: of a group, each
@@ -103,6 +110,8 @@ void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quant
         for (int s = 0; s < SUBS; s++) acc[m][s] = zero();
     for (int64_t g = 0; g < groups; g++) {
         const uint8_t* bytes = panel + g * (FORMAT == MILLET_Q8 ? 512 : 256) + 4 * first;
+        const int8_t* q = x.q + row * inputs + g * GROUP;
+        const int64_t at = (row * groups + g) * PARTS;
         MILLET_UNROLL
         for (int i = 0; i < (FORMAT == MILLET_Q8 ? 8 : 4); i++) __builtin_prefetch(bytes + AHEAD + 64 * i);
         MILLET_UNROLL
@@ -122,20 +131,25 @@ void quantised_tile(const uint8_t* panel, int64_t inputs, int first, const Quant
             const vf scale = load_half(scales + g * PANEL + s * W);
             vf offset = zero();
             if (FORMAT == MILLET_Q4_1) offset = load_half(offsets + g * PANEL + s * W);
-            MILLET_UNROLL
-            for (int m = 0; m < M; m++) {
-                const int64_t at = ((row + m) * groups + g) * PARTS;
-                const int8_t* q = x.q + (row + m) * inputs + g * GROUP;
-                if (PARTS == 1) {
-                    const vf sum = part_sum<FORMAT, 0, QUADS>(w, q, x.start[at]);
-                    acc[m][s] = fma(sum, mul(scale, all(x.scale[at])), acc[m][s]);
-                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[at]), acc[m][s]);
-                } else {
-                    const vf low = part_sum<FORMAT, 0, QUADS / 2>(w, q, x.start[at]);
-                    const vf high = part_sum<FORMAT, QUADS / 2, QUADS / 2>(w, q, x.start[at + 1]);
-                    const vf sum = fma(high, all(x.scale[at + 1]), mul(low, all(x.scale[at])));
-                    acc[m][s] = fma(sum, scale, acc[m][s]);
-                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[at] + x.sum[at + 1]), acc[m][s]);
+            vf sum[M];
+            if (PARTS == 1) {
+                part_sums<FORMAT, 0, QUADS, M>(w, q, inputs, x.start + at, groups, sum);
+                MILLET_UNROLL
+                for (int m = 0; m < M; m++) {
+                    const int64_t part = at + m * groups;
+                    acc[m][s] = fma(sum[m], mul(scale, all(x.scale[part])), acc[m][s]);
+                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[part]), acc[m][s]);
+                }
+            } else {
+                vf low[M];
+                part_sums<FORMAT, 0, QUADS / 2, M>(w, q, inputs, x.start + at, 2 * groups, low);
+                part_sums<FORMAT, QUADS / 2, QUADS / 2, M>(w, q, inputs, x.start + at + 1, 2 * groups, sum);
+                MILLET_UNROLL
+                for (int m = 0; m < M; m++) {
+                    const int64_t part = at + 2 * m * groups;
+                    sum[m] = fma(sum[m], all(x.scale[part + 1]), mul(low[m], all(x.scale[part])));
+                    acc[m][s] = fma(sum[m], scale, acc[m][s]);
+                    if (FORMAT == MILLET_Q4_1) acc[m][s] = fma(offset, all(x.sum[part] + x.sum[part + 1]), acc[m][s]);
                 }
             }
         }

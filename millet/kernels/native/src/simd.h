@@ -69,17 +69,11 @@ inline vb load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline vb low_nibbles(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline vb high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
 
-// start + the sum over 4 Q inputs of w * a, exactly: w unsigned bytes, a signed.
-template <int Q>
-inline vi dot4(const vb* w, const int8_t* a, vi start) {
-    vi total = start;
-    const int32_t* quads = (const int32_t*)a;
-    MILLET_UNROLL
-    for (int i = 0; i < Q; i++) total = _mm512_dpbusd_epi32(total, w[i], _mm512_set1_epi32(quads[i]));
-    return total;
+// total + the sum over four inputs of w * a, exactly: w unsigned bytes, a signed.
+#define MILLET_HAS_DOT 1
+inline vi dot(vi total, vb w, const int8_t* a) {
+    return _mm512_dpbusd_epi32(total, w, _mm512_set1_epi32(*(const int32_t*)a));
 }
-template <int Q>
-inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 inline vi all_int(int32_t x) { return _mm512_set1_epi32(x); }
 inline vi times16(vi x) { return _mm512_slli_epi32(x, 4); }
 
@@ -131,17 +125,12 @@ inline vi all_int(int32_t x) { return _mm256_set1_epi32(x); }
 inline vi times16(vi x) { return _mm256_slli_epi32(x, 4); }
 
 #if defined(__AVXVNNI__)
-template <int Q>
-inline vi dot4(const vb* w, const int8_t* a, vi start) {
-    vi total = start;
-    const int32_t* quads = (const int32_t*)a;
-    MILLET_UNROLL
-    for (int i = 0; i < Q; i++) total = _mm256_dpbusd_avx_epi32(total, w[i], _mm256_set1_epi32(quads[i]));
-    return total;
+#define MILLET_HAS_DOT 1
+inline vi dot(vi total, vb w, const int8_t* a) {
+    return _mm256_dpbusd_avx_epi32(total, w, _mm256_set1_epi32(*(const int32_t*)a));
 }
-template <int Q>
-inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 #else
+// start + the sum over 4 Q inputs of w * a, exactly.
 // Pairs of products fit 16 bits, and so does their sum over a whole group: 8 quads of 2 * 15 * 127 are 30,480.
 template <int Q>
 inline vi dot4(const vb* w, const int8_t* a, vi start) {
@@ -305,6 +294,31 @@ inline vi dot4(const vb* w, const int8_t* a, vi start) {
 template <int Q>
 inline vi dot8(const vb* w, const int8_t* a, vi start) { return dot4<Q>(w, a, start); }
 
+#endif
+
+// The same for M rows, `stride` bytes apart; each total is where its sum starts, and becomes the sum. A row's chain of
+// integer dot products waits for each of them, so rows take turns where there is an instruction for one.
+#if MILLET_HAS_DOT
+template <int Q, int M>
+inline void dots4(const vb* w, const int8_t* a, int64_t stride, vi* total) {
+    MILLET_UNROLL
+    for (int i = 0; i < Q; i++)
+        MILLET_UNROLL
+        for (int m = 0; m < M; m++) total[m] = dot(total[m], w[i], a + m * stride + 4 * i);
+}
+template <int Q, int M>
+inline void dots8(const vb* w, const int8_t* a, int64_t stride, vi* total) { dots4<Q, M>(w, a, stride, total); }
+#else
+template <int Q, int M>
+inline void dots4(const vb* w, const int8_t* a, int64_t stride, vi* total) {
+    MILLET_UNROLL
+    for (int m = 0; m < M; m++) total[m] = dot4<Q>(w, a + m * stride, total[m]);
+}
+template <int Q, int M>
+inline void dots8(const vb* w, const int8_t* a, int64_t stride, vi* total) {
+    MILLET_UNROLL
+    for (int m = 0; m < M; m++) total[m] = dot8<Q>(w, a + m * stride, total[m]);
+}
 #endif
 
 // Sum of the lanes, always in the same order.
