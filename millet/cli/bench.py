@@ -11,11 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from millet.cli.ask import DEFAULT_MODEL, ModelOption
+from millet.cli.ask import ModelOption
 from millet.cli.pull import ensure
 from millet.cli.terminal import clean, console
 from millet.errors import BadRequest
+from millet.models.catalog import catalog, default_model
 
+MODEL = catalog()[default_model()].base or default_model()  # peers read no adapters
 _WIDTH = 200  # of lines that go to a file or a program, which nobody folds
 
 app = typer.Typer(help="Measure speed and memory next to other programs.", no_args_is_help=True)
@@ -28,7 +30,7 @@ def bench() -> None:
 
 @app.command("engine")
 def engine(
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = MODEL,
     peers: Annotated[
         str | None, typer.Option(help="Whom to compare with, separated by commas, or none.", metavar="NAMES")
     ] = None,
@@ -82,7 +84,7 @@ def latent(
 
 @app.command("speculation")
 def speculation(
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = MODEL,
     rounds: Annotated[int, typer.Option(help="Times to measure; medians are reported.", min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -106,7 +108,7 @@ def speculation(
 
 @app.command("serve")
 def serve(
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = MODEL,
     rounds: Annotated[int, typer.Option(help="Times to measure; medians are reported.", min=1, max=100)] = 5,
     clients: Annotated[
         str, typer.Option(help="Numbers of clients at once, separated by commas, or none.", metavar="NUMBERS")
@@ -133,7 +135,7 @@ def serve(
 @app.command("sft")
 def sft(
     data: Annotated[Path, typer.Option(help="Conversations to train on, one JSON object a line.", metavar="FILE")],
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = MODEL,
     peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
     rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
     tokens: Annotated[int, typer.Option(help="Tokens of a step.", min=1)] = 2048,
@@ -164,7 +166,7 @@ def sft(
 
 @app.command("grpo")
 def grpo(
-    model: ModelOption = DEFAULT_MODEL,
+    model: ModelOption = MODEL,
     peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
     sampler: Annotated[Literal["fp32", "q8"], typer.Option(help="What Millet samples with, all weights.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,

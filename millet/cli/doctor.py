@@ -128,15 +128,27 @@ def prospects(model: str, cpu: CPU, roof: Roof, memory: Memory) -> dict[str, Any
     return {"name": model, "here": path is not None, "exact": path is not None, "parameters": cost.parameters} | it
 
 
-def _sizes(path: Path) -> tuple[Cost, int, Precision | None]:
-    """Sizes, context length and (where the file decides) precision of a model on disk; its weights stay there."""
+def _sizes(path: Path) -> tuple[Cost, int, Precision | None] | None:
+    """Sizes, context length and (where the file decides) precision of a model on disk; its weights stay there.
+
+    An adapter costs what its base does, and its factors beside quantised weights; None where the base is not here.
+    """
     from millet.engine.planner import Cost, Precision
+    from millet.models.adapter import CONFIG, Adapter
     from millet.models.config import ModelConfig
     from millet.models.gguf import GGUFFile, GGUFWeights
     from millet.models.gguf_config import config_from_gguf
     from millet.models.packing import choose_formats, packed_bytes
     from millet.models.weights import unfilled
 
+    beside = 0  # bytes
+    if path.is_dir() and (path / CONFIG).exists() and not (path / "config.json").exists():
+        adapter = Adapter.read(path)
+        beside = sum(2 * (f.a_RD.numel() + f.b_FR.numel()) for f in adapter.modules.values())  # kept in fp16
+        base = locate(adapter.base)
+        if base is None:
+            return None
+        path = base
     if path.is_dir() and not (path / "config.json").exists():
         path = next(iter(sorted(path.glob("*.gguf"))), path / "config.json")
     gguf = None if path.is_dir() else GGUFFile(path)
@@ -151,7 +163,8 @@ def _sizes(path: Path) -> tuple[Cost, int, Precision | None]:
         formats = choose_formats(network, GGUFWeights(gguf), None)
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         if formats:
-            kept = Precision(packed_bytes(shapes, formats, 4) / config.num_parameters, 2, native=True, integers=True)
+            read = packed_bytes(shapes, formats, 4) + beside
+            kept = Precision(read / config.num_parameters, 2, native=True, integers=True)
     return Cost.of(config), config.max_position_embeddings, kept
 
 

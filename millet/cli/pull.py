@@ -59,7 +59,8 @@ def ensure(name: str, also: Progress | None = None) -> Path:
     screen, start = console(stderr=True), time.monotonic()
     with _bars(screen) if can_repaint(screen) and also is None else _lines(screen) as report:
         path = pull_model(name, _both(report, also) if also else report)
-    size = _size(path) / 1e6
+    entry = catalog().get(name)
+    size = (_size(path) if entry is None or entry.base is None else _size_of(entry) or 0) / 1e6
     screen.print(
         clean(f"{name} is here now: {size:,.0f} MB in {time.monotonic() - start:.0f} s"), style="dim", soft_wrap=True
     )
@@ -121,19 +122,21 @@ def _lines(screen: Console) -> Iterator[Progress]:
 
 def _describe(entry: CatalogEntry, origins: dict[str, str]) -> dict[str, Any]:
     path = locate(entry.name)
+    pulled_as = catalog()[entry.base] if entry.base else entry
     return {
         "name": entry.name,
         "title": entry.title,
         "default": entry.name == default_model(),
         "present": path is not None,
         "path": None if path is None else str(path),
-        "size": entry.size if path is None else _size(path),
+        "size": _size_of(entry),
         "parameters": entry.parameters,
         "context": entry.context,
         "languages": entry.languages,
         "licence": entry.licence,
-        "source": origins.get(entry.name, entry.sources[0]),
-        "sources": entry.sources,
+        "base": entry.base,
+        "source": origins.get(pulled_as.name, pulled_as.sources[0]),
+        "sources": pulled_as.sources,
         "sampling": entry.sampling,
     }
 
@@ -152,7 +155,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
                 str(row["context"] or ""),
                 " ".join(row["languages"]),
                 row["licence"],
-                row["source"],
+                f"{row['base']} and an adapter" if row["base"] else row["source"],
             )
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -168,6 +171,15 @@ def _size_text(row: dict[str, Any]) -> str:
     if row["size"]:
         return f"{row['size'] / 1e6:,.0f} MB"
     return f"~{2 * row['parameters'] / 1e6:,.0f} MB" if row["parameters"] else ""
+
+
+def _size_of(entry: CatalogEntry) -> int | None:
+    """Bytes of a model, here or not, of an adapter with its base; None where nobody knows."""
+    if entry.base is not None and entry.adapter is not None:
+        base = _size_of(catalog()[entry.base])
+        return None if base is None else base + _size(entry.adapter)
+    path = locate(entry.name)
+    return entry.size if path is None else _size(path)
 
 
 def _size(path: Path) -> int:

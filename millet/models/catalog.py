@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,6 +18,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from millet.errors import MilletError, UnknownModel
 
 _CATALOG = Path(__file__).with_name("models.toml")
+_ADAPTERS = "adapters"  # the folder beside it
+_OF_SOURCES = ("file", "size", "sha256")  # keys that say what the sources hold
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _FILE_PLACES = ("{file_name}", "{file_content}", "{question}")
 
@@ -26,12 +28,14 @@ _FILE_PLACES = ("{file_name}", "{file_content}", "{question}")
 class CatalogEntry:
     """One model that can be pulled. Its meaning, field by field, stands at the head of `models.toml`.
 
-    size is in bytes; context in tokens; sampling maps temperature, top_p, ... to numbers. None or an empty
-    value means that nobody wrote it down.
+    adapter: its directory. size is in bytes; context in tokens; sampling maps temperature, top_p, ... to numbers. None
+    or an empty value means that nobody wrote it down.
     """
 
     name: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    base: str | None = None
+    adapter: Path | None = None
     title: str = ""
     file: str | None = None
     size: int | None = None
@@ -78,27 +82,57 @@ def read_catalog(path: Path) -> dict[str, CatalogEntry]:
     tables = document.get("models")
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise MilletError(f"{path.name}: models must be tables, each written as [models.NAME]")
-    entries = {name: _entry(name, table, f"{path.name}: [models.{name}]") for name, table in tables.items()}
+    entries = {name: _entry(name, table, path) for name, table in tables.items()}
+    for entry in entries.values():
+        _check_base(entry, entries, path)
     default = document.get("default")
     if default not in entries:
         raise MilletError(f"{path.name}: default = {default!r} names no model; name one of {', '.join(entries)}")
     return {default: entries[default], **entries}
 
 
-def _entry(name: str, table: dict[str, Any], where: str) -> CatalogEntry:
+def _entry(name: str, table: dict[str, Any], path: Path) -> CatalogEntry:
+    where = f"{path.name}: [models.{name}]"
     known = [f.name for f in fields(CatalogEntry) if f.name != "name"]
     _check_keys(table, known, where)
     types = get_type_hints(CatalogEntry)
     values = {key: _typed(table[key], types[key], f"{where} {key}") for key in table}
-    for f in fields(CatalogEntry):
-        if f.name != "name" and f.default is MISSING and f.default_factory is MISSING and not values.get(f.name):
-            raise MilletError(f"{where}: {f.name} is missing")
+    if "base" in values or "adapter" in values:
+        values["adapter"] = _adapter(values, path.parent / _ADAPTERS, where)
+    elif not values.get("sources"):
+        raise MilletError(f"{where}: sources is missing, or base and adapter in its place")
     _check_keys(values.get("sampling", {}), _SAMPLING, f"{where} sampling")
     if not re.fullmatch("[0-9a-f]{64}", values.get("sha256", "0" * 64)):
         raise MilletError(f"{where}: sha256 must be 64 hexadecimal digits in lower case")
     if any(values.get("file_template", place).count(place) != 1 for place in _FILE_PLACES):
         raise MilletError(f"{where}: file_template must have each of {', '.join(_FILE_PLACES)} once")
     return CatalogEntry(name=name, **values)
+
+
+def _adapter(values: Mapping[str, Any], adapters: Path, where: str) -> Path:
+    """The directory of the adapter that an entry ships as. Raises MilletError where that is not what it says."""
+    for key in ("base", "adapter"):
+        if not values.get(key):
+            raise MilletError(f"{where}: {key} is missing; a model is an adapter and its base, or it has sources")
+    for key in ("sources", *_OF_SOURCES):
+        if key in values:
+            raise MilletError(f"{where}: {key} is for a model that is pulled, and base for an adapter; leave one out")
+    name = values["adapter"]
+    if name.name != str(name) or not (adapters / name / "adapter_config.json").is_file():
+        raise MilletError(f"{where}: no adapter is at {_ADAPTERS}/{name} beside {where.partition(':')[0]}; restore it")
+    directory: Path = adapters / name
+    return directory
+
+
+def _check_base(entry: CatalogEntry, entries: Mapping[str, CatalogEntry], path: Path) -> None:
+    if entry.base is None:
+        return
+    base, where = entries.get(entry.base), f"{path.name}: [models.{entry.name}] base = {entry.base!r}"
+    if base is None:
+        names = ", ".join(name for name, each in entries.items() if each.base is None)
+        raise MilletError(f"{where} names no model; name one of {names}")
+    if base.base is not None:
+        raise MilletError(f"{where} is an adapter itself; name a model with sources")
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...] | list[str], where: str) -> None:
@@ -121,7 +155,7 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
             return value
     else:
         kind = annotation if origin is None else get_args(annotation)[0]  # of `int | None`: int
-        expected = kind.__name__
-        if type(value) is kind:  # not isinstance, for which True is an int
-            return value
+        expected = str.__name__ if kind is Path else kind.__name__
+        if type(value) is (str if kind is Path else kind):  # not isinstance, for which True is an int
+            return kind(value)
     raise MilletError(f"{where}: {value!r} is not {expected}")

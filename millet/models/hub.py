@@ -4,7 +4,8 @@
     HOME/partial/NAME/SOURCE/    what has arrived so far of one that is not
     HOME/partial/NAME.lock       held by the one process that is pulling it
 
-A model is moved into `models` as a whole, so whatever is there is complete, and finding it needs no network.
+A model is moved into `models` as a whole, so whatever is there is complete, and finding it needs no network. Of a model
+that is an adapter, the base is kept here; the adapter is part of the package.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ def home() -> Path:
 def locate(name: str) -> Path | None:
     """The model's GGUF file or Hugging Face directory, or None where it has yet to be pulled. Never uses the network.
 
-    `name` is a name from the catalog, a source (`hf:ORG/NAME`), or a path. Raises UnknownModel if it is none of these.
+    `name` is a name from the catalog, a source (`hf:ORG/NAME`), or a path. Of an adapter in the catalog it is the
+    adapter's directory, and None where its base is not here. Raises UnknownModel for any other name.
     """
+    entry = catalog().get(name)
+    if entry is not None and entry.base is not None:
+        return entry.adapter if locate(entry.base) else None
     if name in catalog() or is_source(name):
         return _weights(home() / "models" / _directory(name))
     path = Path(name).expanduser()
@@ -55,6 +60,9 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     if present is not None:
         return present
     entry = catalog().get(name) or CatalogEntry(name, sources=(str(parse(name)),))
+    if entry.base is not None and entry.adapter is not None:
+        pull(entry.base, progress)
+        return entry.adapter
     report = progress or _silent
     try:
         (home() / "partial").mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,6 @@ def load(
             module.requires_grad_(False)
     finally:
         parts.weights.close()
-    entry = catalog().get(adapter.base if adapter else name)
     return Model(
         name=name if name in catalog() else path.name,
         path=path,
@@ -115,7 +114,7 @@ def load(
         network=network.eval(),
         tokenizer=parts.tokenizer,
         template=ChatTemplate(parts.template, parts.tokenizer.special_tokens) if parts.template else None,
-        sampling_defaults={**parts.sampling, **(entry.sampling if entry else {})},
+        sampling_defaults=_recommended(name, adapter, parts.sampling),
         eos_token_ids=parts.eos_token_ids,
         dtype=number,
         device=place,
@@ -140,6 +139,16 @@ def _adapter(path: Path) -> Adapter | None:
     """The adapter at this path, if that is what is there."""
     is_adapter = path.is_dir() and (path / CONFIG).exists() and not (path / "config.json").exists()
     return Adapter.read(path) if is_adapter else None
+
+
+def _recommended(name: str, adapter: Adapter | None, of_file: Mapping[str, float]) -> dict[str, float]:
+    """How to sample: the catalog before the model's files. An adapter in the catalog has its own recommendations alone,
+    as those for its base were made for another model; any other adapter has its base's."""
+    entry = catalog().get(name)
+    if entry is not None and entry.base is not None:
+        return dict(entry.sampling)
+    entry = catalog().get(adapter.base) if adapter else entry
+    return {**of_file, **(entry.sampling if entry else {})}
 
 
 def _formats(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def test_shipped_catalog_is_sound() -> None:
     assert next(iter(catalog())) == default_model()
     for name, entry in catalog().items():
         assert name == entry.name
+        assert bool(entry.sources) != bool(entry.base)
+        if entry.base is not None and entry.adapter is not None:
+            named = json.loads((entry.adapter / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+            assert named == entry.base
         for source in entry.sources:
             assert str(parse(source)) == source
         assert entry.licence
@@ -78,6 +83,53 @@ def test_every_mistake_is_named(before: str, after: str, says: str, tmp_path: Pa
     assert before in GOOD
     with pytest.raises(MilletError, match=says) as caught:
         read(GOOD.replace(before, after, 1), tmp_path)
+    assert "models.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+ADAPTED = (
+    GOOD
+    + """
+[models.c]
+base = "a"
+adapter = "c"
+"""
+)
+
+
+def with_adapter(text: str, directory: Path) -> dict[str, CatalogEntry]:
+    for name in ("c", "empty"):
+        (directory / "adapters" / name).mkdir(parents=True)
+    (directory / "adapters" / "c" / "adapter_config.json").write_text("{}")
+    return read(text, directory)
+
+
+def test_a_model_may_be_an_adapter(tmp_path: Path) -> None:
+    entry = with_adapter(ADAPTED, tmp_path)["c"]
+    assert (entry.base, entry.adapter, entry.sources) == ("a", tmp_path / "adapters" / "c", ())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('adapter = "c"', "", r"\[models.c\]: adapter is missing; a model is an adapter and its base"),
+        ('base = "a"', "", r"\[models.c\]: base is missing"),
+        ('base = "a"', 'base = ""', "base is missing"),
+        ('adapter = "c"', 'adapter = "c"\nsources = ["hf:org/c"]', "sources is for a model that is pulled"),
+        ('adapter = "c"', f'adapter = "c"\nsha256 = "{"0" * 64}"', "sha256 is for a model that is pulled"),
+        ('adapter = "c"', 'adapter = "c"\nsize = 1', "size is for a model that is pulled"),
+        ('base = "a"', 'base = "z"', r"\[models.c\] base = 'z' names no model; name one of a, b"),
+        ('base = "a"', 'base = "c"', "base = 'c' is an adapter itself; name a model with sources"),
+        ('adapter = "c"', 'adapter = "d"', "no adapter is at adapters/d beside models.toml; restore it"),
+        ('adapter = "c"', 'adapter = "empty"', "no adapter is at adapters/empty"),
+        ('adapter = "c"', 'adapter = "../adapters/c"', "no adapter is at"),
+        ('adapter = "c"', "adapter = 3", "adapter: 3 is not str"),
+    ],
+)
+def test_every_mistake_of_an_adapter_is_named(before: str, after: str, says: str, tmp_path: Path) -> None:
+    assert ADAPTED.count(before) == 1
+    with pytest.raises(MilletError, match=says) as caught:
+        with_adapter(ADAPTED.replace(before, after), tmp_path)
     assert "models.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
