@@ -61,16 +61,15 @@ def draw(layer: nn.Linear, config: LoraConfig) -> Factors:
 
 
 def continue_from(adapted: dict[str, LoRALinear], adapter: Adapter, config: LoraConfig) -> None:
-    """Begin with the values that an earlier adapter of the same shape has reached."""
-    scale = config.alpha / config.rank
-    given = {name: (factors.a_RD.shape[0], factors.scale) for name, factors in adapter.modules.items()}
-    if given != dict.fromkeys(adapted, (config.rank, scale)):
-        kinds = ", ".join(sorted({f"rank {rank}, scale {s:g}" for rank, s in given.values()}))
+    """Begin with what an earlier adapter of the same rank has reached; B takes up another scale."""
+    given = {name: factors.a_RD.shape[0] for name, factors in adapter.modules.items()}
+    if given != dict.fromkeys(adapted, config.rank):
+        ranks = ", ".join(map(str, sorted(set(given.values()))))
         raise BadRequest(
-            f"the adapter to go on with has {len(given)} modules of {kinds}, and {len(adapted)} of rank {config.rank}, "
-            f"scale {scale:g} are asked for; give the same rank and alpha, or start from its base"
+            f"the adapter to go on with has {len(given)} modules of rank {ranks}, and {len(adapted)} of rank "
+            f"{config.rank} are asked for; give the same rank, or start from its base"
         )
     with torch.no_grad():
         for name, factors in adapter.modules.items():
             adapted[name].lora_A.copy_(factors.a_RD)
-            adapted[name].lora_B.copy_(factors.b_FR)
+            adapted[name].lora_B.copy_(factors.b_FR.float() * (factors.scale / adapted[name].scale))

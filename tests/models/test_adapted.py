@@ -11,6 +11,7 @@ import torch
 
 from millet.cli import main
 from millet.cli.doctor import prospects
+from millet.errors import BadRequest
 from millet.kernels.cpu import CPU, Memory
 from millet.kernels.roof import Roof
 from millet.models import fetch, hub
@@ -21,6 +22,7 @@ from millet.models.lora import LoRALinear
 from millet.models.sources import Source
 from millet.train.chain import train
 from millet.train.lineage import tree_hash
+from millet.train.lora import LoraConfig
 from millet.train.recipe import read_recipe
 from millet.train.trainee import Trainee
 from tests.models.adapted import BASE, LORA, NAME, TEMPLATE, add_adapter, catalog_of, trained
@@ -96,6 +98,10 @@ def test_it_lies_beside_quantised_weights_and_is_trained_further(adapted: Path, 
         trainee = Trainee(load(NAME), LORA)
         assert torch.equal(trainee.logprobs([IDS])[0], ours), "it begins where the adapter ended"
         assert torch.equal(trained(seed).logprobs([IDS])[0], ours)
+        rescaled = Trainee(load(NAME), LoraConfig(rank=4, alpha=2.0))
+        assert torch.equal(rescaled.logprobs([IDS])[0], ours), "also where another alpha is asked for"
+    with pytest.raises(BadRequest, match="of rank 4, and 21 of rank 8 are asked for; give the same rank"):
+        Trainee(load(NAME), LoraConfig(rank=8))
     trainee.save(tmp_path / "further")
     assert Adapter.read(tmp_path / "further").base == BASE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def with_adapter(text: str, directory: Path) -> dict[str, CatalogEntry]:
 def test_a_model_may_be_an_adapter(tmp_path: Path) -> None:
     entry = with_adapter(ADAPTED, tmp_path)["c"]
     assert (entry.base, entry.adapter, entry.sources) == ("a", tmp_path / "adapters" / "c", ())
+
+
+def test_the_entry_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "teach.md").read_text("utf-8")
+    (entry,) = re.findall(r"```toml\n(\[models\..*?)```", page, flags=re.DOTALL)
+    base = '[models.smollm2-135m]\nsources = ["file:/a.gguf"]\n'
+    (tmp_path / "adapters" / "mine").mkdir(parents=True)
+    (tmp_path / "adapters" / "mine" / "adapter_config.json").write_text("{}")
+    assert read(f'default = "mine"\n{base}{entry}', tmp_path)["mine"].base == "smollm2-135m"
 
 
 @pytest.mark.parametrize(
