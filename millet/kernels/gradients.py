@@ -2,6 +2,7 @@
 
 Each computes what the PyTorch form in ops.py or linear.py does, which is its oracle in the tests. They are for any
 floating type, but products in fp32 go to oneDNN, which is 5 to 50% faster there than the general BLAS (dev/LOG.md).
+computed: False where only the gradient is wanted; the values are then whatever was in memory.
 
 Shape legend: T rows, D input width, F output width, R rank of an adapter, H heads, K head width.
 """
@@ -28,31 +29,28 @@ def by_hand(x: Any) -> bool:
     return torch.is_grad_enabled() and isinstance(x, Tensor) and x.device.type == "cpu" and x.dtype.itemsize >= 4
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, computed: bool = True) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
-    y: Tensor = _RMSNorm.apply(x, weight, eps)
+    y: Tensor = _RMSNorm.apply(computed, x, weight, eps)
     return y
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor, computed: bool = True) -> Tensor:
     """silu(gate) * up."""
-    y: Tensor = _SwiGLU.apply(gate, up)
+    y: Tensor = _SwiGLU.apply(computed, gate, up)
     return y
 
 
-def rotate(x_THK: Tensor, cos_T1P: Tensor, sin_T1P: Tensor, interleaved: bool) -> Tensor:
+def rotate(x_THK: Tensor, cos_T1P: Tensor, sin_T1P: Tensor, interleaved: bool, computed: bool = True) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin) for the pairs of every head; the angles have no gradient."""
-    y_THK: Tensor = _Rotate.apply(x_THK, cos_T1P, sin_T1P, interleaved)
+    y_THK: Tensor = _Rotate.apply(computed, x_THK, cos_T1P, sin_T1P, interleaved)
     return y_THK
 
 
 def linear(
     x_TD: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], computed: bool = True
 ) -> tuple[Tensor, ...]:
-    """x W^T + b for several weights [F, D] that share x. Weights that do not ask for a gradient cost none.
-
-    computed: False where only the gradient is wanted; the values are then whatever was in memory.
-    """
+    """x W^T + b for several weights [F, D] that share x. Weights that do not ask for a gradient cost none."""
     ys: tuple[Tensor, ...] = _Linear.apply(computed, x_TD, *weights, *biases)
     return ys
 
@@ -68,7 +66,7 @@ class Adapted:
 
 
 def adapted_linear(x_TD: Tensor, adapted: Adapted, bias_F: Tensor | None, computed: bool = True) -> Tensor:
-    """x (W + scale B A)^T + bias, where the bias is frozen, too. computed: see `linear`.
+    """x (W + scale B A)^T + bias, where the bias is frozen, too.
 
     The sum W + scale B A is made anew for each product: it takes 2 R operations a weight where the product takes 2 T,
     and no activation has to be passed over again to add the adapter's part.
@@ -80,25 +78,30 @@ def adapted_linear(x_TD: Tensor, adapted: Adapted, bias_F: Tensor | None, comput
 
 
 def packed_linear(
-    x_TD: Tensor, matrices: Sequence[Matrix], scales: Sequence[float | None], factors: Sequence[Tensor]
+    x_TD: Tensor,
+    matrices: Sequence[Matrix],
+    scales: Sequence[float | None],
+    factors: Sequence[Tensor],
+    inner_TR: Tensor,
 ) -> tuple[Tensor, ...]:
     """x (W + scale B A)^T for several frozen packed weights that share x, of which some have an adapter: the gradient
     alone, as the values come from the native kernels; here they are whatever was in memory.
 
     Where these round x to integers, the gradient is that of the product without rounding ("straight through": Bengio
     et al., 2013). W is unpacked part by part. scales: None where a weight has no adapter. factors: A, B of the others.
+    inner_TR: their x A^T, side by side.
     """
-    ys: tuple[Tensor, ...] = _PackedLinear.apply(x_TD, matrices, scales, *factors)
+    ys: tuple[Tensor, ...] = _PackedLinear.apply(x_TD, matrices, scales, inner_TR, *factors)
     return ys
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, computed: bool, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse = (length.square() / weight.shape[0] + eps).rsqrt()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        return (x * inverse).mul_(weight) if computed else torch.empty_like(x)
 
     @staticmethod
     @once_differentiable
@@ -106,38 +109,38 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         normed = x * inverse
         along = grads[0] * normed
-        grad_weight = along.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_weight = along.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
         mean = (along @ weight).div_(weight.shape[0])[..., None]
         grad_x = torch.mul(grads[0], weight, out=along).addcmul_(normed, mean, value=-1).mul_(inverse)
-        return grad_x, grad_weight, None
+        return None, grad_x, grad_weight, None
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, computed: bool, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return F.silu(gate).mul_(up) if computed else torch.empty_like(gate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         gate, up = ctx.saved_tensors
         grad_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
-        return grad_gate, F.silu(gate).mul_(grads[0])
+        return None, grad_gate, F.silu(gate).mul_(grads[0])
 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    def forward(ctx: Any, computed: bool, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.interleaved = interleaved
-        return _turned(x, cos, sin, interleaved, 1)
+        return _turned(x, cos, sin, interleaved, 1) if computed else x.new_empty(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turned(grads[0], cos, sin, ctx.interleaved, -1), None, None, None
+        return None, _turned(grads[0], cos, sin, ctx.interleaved, -1), None, None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, direction: int) -> Tensor:
@@ -217,28 +220,36 @@ class _AdaptedLinear(torch.autograd.Function):
 class _PackedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, matrices: Sequence[Matrix], scales: Sequence[float | None], *factors: Tensor
+        ctx: Any,
+        x_TD: Tensor,
+        matrices: Sequence[Matrix],
+        scales: Sequence[float | None],
+        inner_TR: Tensor,
+        *factors: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x_TD, *factors)
+        ctx.save_for_backward(x_TD, inner_TR, *factors)
         ctx.matrices, ctx.scales = matrices, scales
         return tuple(x_TD.new_empty(len(x_TD), matrix.shape[0]) for matrix in matrices)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x_TD, *factors = ctx.saved_tensors
-        grad_x, grad_factors = None, list[Tensor]()
+        x_TD, inner_TR, *factors = ctx.saved_tensors
+        grad_x, grad_bs, alongs = None, list[Tensor](), list[Tensor]()
+        downs, ups = factors[::2], factors[1::2]
+        inners = iter(inner_TR.split([len(a_RD) for a_RD in downs], -1))
         for grad_TF, matrix, scale in zip(grads, ctx.matrices, ctx.scales, strict=True):
             if ctx.needs_input_grad[0]:
                 grad_x = packed_back(grad_TF, matrix, grad_x)
-            if scale is None:
-                continue
-            a_RD, b_FR = factors[len(grad_factors) : len(grad_factors) + 2]
-            along_TR = (grad_TF @ b_FR).mul_(scale)
-            grad_factors += [along_TR.t() @ x_TD, (grad_TF.t() @ (x_TD @ a_RD.t())).mul_(scale)]
-            if grad_x is not None:
-                grad_x.addmm_(along_TR, a_RD)
-        return grad_x, None, None, *grad_factors
+            if scale is not None:
+                alongs.append((grad_TF @ ups[len(alongs)]).mul_(scale))
+                grad_bs.append((grad_TF.t() @ next(inners)).mul_(scale))
+        along_TR = torch.cat(alongs, -1)  # the A of all at once: x is read once for them
+        if grad_x is not None:
+            grad_x.addmm_(along_TR, torch.cat(downs))
+        grad_as = (along_TR.t() @ x_TD).split([len(a_RD) for a_RD in downs])
+        pairs = (grad for pair in zip(grad_as, grad_bs, strict=True) for grad in pair)
+        return grad_x, None, None, None, *pairs
 
 
 def packed_back(grad_TF: Tensor, matrix: Matrix, to_TD: Tensor | None = None) -> Tensor:

@@ -36,7 +36,7 @@ def rms_norm(x: Any, weight: Tensor, eps: float) -> Any:
         x.recorder.emit(Step(Code.NORM, (x,), (out,), weights=(weight,), n=_groups(x, out), f=eps))
         return out
 
-    return x.recorder.apply(build, (x,), (weight,), lambda x, w: rms_norm(x, w, eps))
+    return x.recorder.apply(build, (x,), (weight,), lambda x, w: gradients.rms_norm(x, w, eps, computed=False))
 
 
 def swiglu(gate: Any, up: Any) -> Any:
@@ -49,7 +49,7 @@ def swiglu(gate: Any, up: Any) -> Any:
         gate.recorder.emit(Step(Code.SWIGLU, (gate, up), (out,), n={0: gate.sizes[0]}))
         return out
 
-    return gate.recorder.apply(build, (gate, up), (), swiglu)
+    return gate.recorder.apply(build, (gate, up), (), lambda gate, up: gradients.swiglu(gate, up, computed=False))
 
 
 def add(x: Any, y: Any) -> Any:
@@ -110,7 +110,11 @@ def rotate(x: Any, turns: Any, interleaved: bool) -> Any:
         x.recorder.emit(Step(Code.ROTATE, (x, turns), (out,), n=n))
         return out
 
-    return x.recorder.apply(build, (x,), (), lambda x: rotate(x, turns.tensor, interleaved))
+    def reference(x: Tensor) -> Tensor:
+        cos_T1P, sin_T1P = turns.tensor[:, None].chunk(2, -1)
+        return gradients.rotate(x, cos_T1P, sin_T1P, interleaved, computed=False)
+
+    return x.recorder.apply(build, (x,), (), reference)
 
 
 def products(
@@ -146,8 +150,10 @@ def adapted_products(
 ) -> tuple[Any, ...]:
     """x W^T + b + scale x A^T B^T for several frozen packed matrices that share x (`Rows` only). `low_rank` has the
     factors of `adapters` as the kernels take them: A goes with W in one step, B follows."""
+    inner: Any = None  # x A^T of all, which the gradient of B needs again
 
     def build(x: Any) -> tuple[Any, ...]:
+        nonlocal inner
         outs = tuple(x.recorder.new(matrix.shape[0], like=x) for matrix in matrices)
         inner = x.recorder.new(low_rank.down.shape[0], like=x)
         parts = [Product(m, x, out, b) for m, out, b in zip(matrices, outs, biases, strict=True)]
@@ -161,7 +167,7 @@ def adapted_products(
 
     factors = [factor for each in adapters if each for factor in (each.a_RD, each.b_FR)]
     scales = [each.scale if each else None for each in adapters]
-    reference = lambda x, *factors: gradients.packed_linear(x, matrices, scales, factors)  # noqa: E731
+    reference = lambda x, *factors: gradients.packed_linear(x, matrices, scales, factors, inner.tensor)  # noqa: E731
     outs: tuple[Any, ...] = x.recorder.apply(build, (x,), factors, reference)
     return outs
 

@@ -86,13 +86,19 @@ def test_adapted_linear(seed: int, input_grad: bool) -> None:
 
 
 def test_gradients_of_what_is_not_computed(seed: int) -> None:
-    x, w, bias, a, b, g = draw(seed, (5, 8), (6, 8), (6,), (2, 8), (6, 2), (5, 6))
+    x, w, bias, a, b, g, up, weight = draw(seed, (5, 8), (6, 8), (6,), (2, 8), (6, 2), (5, 6), (5, 8), (8,))
+    y = draw(seed, (5, 8))[0]
+    cos, sin = (t.detach() for t in draw(seed, (5, 1, 2), (5, 1, 2)))
     adapted = gradients.Adapted(w.detach(), a, b, 1.5)
-    for computed, only, wanted in (
-        (*(gradients.linear(x, [w], [bias], computed=c)[0] for c in (True, False)), (x, w, bias)),
-        (*(gradients.adapted_linear(x, adapted, None, computed=c) for c in (True, False)), (x, a, b)),
+    for run, wanted, g_like in (
+        (lambda c: gradients.linear(x, [w], [bias], computed=c)[0], (x, w, bias), g),
+        (lambda c: gradients.adapted_linear(x, adapted, None, computed=c), (x, a, b), g),
+        (lambda c: gradients.rms_norm(x, weight, 1e-5, computed=c), (x, weight), y),
+        (lambda c: gradients.swiglu(x, up, computed=c), (x, up), y),
+        (lambda c: gradients.rotate(x.view(5, 2, 4), cos, sin, False, computed=c), (x,), y.view(5, 2, 4)),
     ):
+        computed, only = run(True), run(False)
         assert only.shape == computed.shape
-        expected = torch.autograd.grad(computed, wanted, g)
-        for mine, other in zip(torch.autograd.grad(only, wanted, g), expected, strict=True):
+        expected = torch.autograd.grad(computed, wanted, g_like)
+        for mine, other in zip(torch.autograd.grad(only, wanted, g_like), expected, strict=True):
             assert torch.equal(mine, other)
