@@ -67,7 +67,8 @@ def read_chats(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 class Renderer:
     """Conversations to examples, for one model. Raises UnsupportedModel for a model without a chat template.
 
-    teaches_thinking: whether a reply so far has a thought, though the model was not made to think.
+    teaches_thinking: whether a reply so far has a thought, though the model was not made to think. From then on a reply
+    without one comes after an empty thought, as it does where thinking is turned off for a model that thinks.
     """
 
     def __init__(self, model: Model) -> None:
@@ -78,6 +79,10 @@ class Renderer:
         self._think: ThinkFormat = think_format(self._template, self._tokenizer)
         self._end = self._end_of_turn(model.eos_token_ids)
         self.teaches_thinking = False
+
+    def look(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """See whether there is a thought in them, before the first is rendered."""
+        self.teaches_thinking |= not self._think.own and any(map(_has_thought, messages))
 
     def examples(self, messages: Sequence[Mapping[str, Any]]) -> list[Example]:
         """One sequence, where the template shows earlier replies as they were written; else one for each reply.
@@ -101,7 +106,8 @@ class Renderer:
     def _turn(self, before: Sequence[Mapping[str, Any]], message: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         """The ids that the reply comes after, and its own."""
         check_messages(before)
-        thought = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), "")
+        self.look([message])
+        thought = _thought(message)
         content = message.get("content") or ""
         if message.get("tool_calls"):
             raise BadRequest("it has tool calls, which cannot be trained yet; leave it out")
@@ -116,9 +122,10 @@ class Renderer:
             # A model that opens its thought itself learns to; where the template does it, there is nothing to learn.
             reply += self._think.opening if tail != "open" else ()
             reply += [*self._tokenizer.encode_plain(thought, at_start=False), *self._think.closing]
-            self.teaches_thinking |= not self._think.own
         elif tail == "open":
             prompt = [*prompt, *self._think.closing]
+        elif tail == "bare" and not self._think.switch and (self._think.own or self.teaches_thinking):
+            prompt = [*prompt, *self._think.opening, *self._think.closing]
         return prompt, [*reply, *self._tokenizer.encode_plain(content, at_start=False), self._end]
 
     def _end_of_turn(self, ends: Sequence[int]) -> int:
@@ -131,6 +138,14 @@ class Renderer:
         return found
 
 
+def _thought(message: Mapping[str, Any]) -> Any:
+    return next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), "")
+
+
+def _has_thought(message: object) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "assistant" and bool(_thought(message))
+
+
 def thinking_template(template: ChatTemplate) -> ChatTemplate:
     """The template of a model that has learned to think: it renders the same, and says so to `think_format`."""
     return ChatTemplate(
@@ -140,13 +155,15 @@ def thinking_template(template: ChatTemplate) -> ChatTemplate:
 
 def render_files(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
     """Every conversation of some files. Raises BadRequest that names file and line."""
+    chats = [(path, number, messages) for path in paths for number, messages in read_chats(path)]
+    for _, _, messages in chats:
+        renderer.look(messages)
     examples: list[Example] = []
-    for path in paths:
-        for number, messages in read_chats(path):
-            try:
-                examples += renderer.examples(messages)
-            except BadRequest as error:
-                raise BadRequest(f"{path} line {number}: {error}") from error
+    for path, number, messages in chats:
+        try:
+            examples += renderer.examples(messages)
+        except BadRequest as error:
+            raise BadRequest(f"{path} line {number}: {error}") from error
     return examples
 
 

@@ -20,7 +20,7 @@ from millet.train.data import (
     thinking_template,
 )
 from tests.reasoning.toys import toy_model
-from tests.train.toy_recipe import CHATML, unthinking_model
+from tests.train.toy_recipe import unthinking_model
 
 ASK = {"role": "user", "content": "What is 2 + 2?"}
 THOUGHT = {"role": "assistant", "reasoning": "Two and two.", "content": "It is 4."}
@@ -98,8 +98,25 @@ def test_a_model_that_was_taught_to_think_is_asked_as_it_was_taught() -> None:
     assert forced == example.ids[: len(forced)].tolist()
 
 
+def test_beside_thoughts_a_reply_without_one_is_asked_for_as_with_thinking_off(tmp_path: Path) -> None:
+    """Wherever it stands in the data, and whether the model learns to think or does already."""
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"messages": [ASK, reply]}) + "\n" for reply in (PLAIN, THOUGHT)))
+    model = unthinking_model(0)
+    assert model.template is not None
+    untaught, taught = model.template, thinking_template(model.template)
+    think = think_format(taught, model.tokenizer)
+    expected = build_prompt(taught, model.tokenizer, think, [ASK], "off").token_ids
+    assert think.own
+    for template in (untaught, taught):
+        model.template = template
+        example = render_files([path], Renderer(model))[0]
+        assert example.ids[: example.first].tolist() == expected
+        assert shown(example, model.tokenizer)[1].startswith("It is 4.")
+
+
 def test_turns_that_the_template_repeats_are_one_sequence() -> None:
-    model = toy_model(0, template=CHATML)
+    model = unthinking_model(0)
     (example,) = Renderer(model).examples(
         [ASK, PLAIN, {"role": "user", "content": "Sure?"}, {**PLAIN, "content": "Yes"}]
     )

@@ -122,7 +122,10 @@ def test_a_quantised_base_keeps_the_adapter_beside_it(tmp_path: Path, seed: int)
         trainee.save(tmp_path / "adapter")
         quantised = load(tmp_path / "adapter", quantize="q8")
         assert quantised.quantised
-        torch.testing.assert_close(quantised.logprobs([IDS])[0], trainee.logprobs([IDS])[0], rtol=0, atol=0.3)
+        expected = trainee.logprobs([IDS])[0]
+        rounding = (quantised.logprobs([IDS])[0] - expected).abs().mean()
+        without = (load(directory, quantize="q8").logprobs([IDS])[0] - expected).abs().mean()
+        assert rounding < without / 4
 
 
 @pytest.mark.parametrize(
