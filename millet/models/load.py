@@ -108,7 +108,7 @@ def load(
     finally:
         parts.weights.close()
     return Model(
-        name=name if name in catalog() else path.name,
+        name=name if name in catalog() else _called(path),
         path=path,
         config=config,
         network=network.eval(),
@@ -121,6 +121,11 @@ def load(
         quantised=bool(formats),
         adapter=adapter,
     )
+
+
+def _called(path: Path) -> str:
+    """What people would call it: a stage of training names the folder around its model."""
+    return path.parent.name if path.name == "model" else path.name
 
 
 def restore_base(network: Network, adapter: Adapter) -> None:

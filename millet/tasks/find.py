@@ -60,6 +60,15 @@ def find_task(name: str, beside: Path = Path()) -> Task:
     return GymTask(name)
 
 
+def task_file(name: str, beside: Path = Path()) -> Path | None:
+    """The file that decides which problems a task has; None for one that is not of a file. See `find_task`."""
+    kind, _, rest = name.partition(":")
+    if kind in FILE_KINDS:
+        return _path(rest, beside)
+    path_text = name.rpartition(":")[0] if ".py:" in name else name
+    return _path(path_text, beside) if path_text.endswith(".py") else None
+
+
 def _path(text: str, beside: Path) -> Path:
     return beside / Path(os.path.expandvars(text)).expanduser()
 

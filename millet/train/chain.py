@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from millet.errors import BadRequest, MilletError
+from millet.models.catalog import catalog
 from millet.models.hub import locate, pull
-from millet.tasks.find import find_task
+from millet.tasks.find import find_task, task_file
 from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 from millet.train.ledger import Ledger
@@ -149,6 +150,8 @@ def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], 
     folder = context.folder
     parents = {name: _place(context.model(name)) for name in stage.parents(start)}
     data = {name: context.path(name) for name in stage.sources()}
+    tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
+    data |= {name: path for name, path in tasks.items() if path is not None}
     now = {"stage": stage.name, **origin(configuration(stage), context.seed, data, parents)}
     before = read_lineage(folder) or _begun(folder)
     if before is not None and (changed := check_same(before, now, folder)):
@@ -181,7 +184,7 @@ def _begun(folder: Path) -> dict[str, Any] | None:
 
 def _place(base: str) -> Path:
     path = Path(base).expanduser()
-    return path if path.exists() else locate(base) or pull(base)
+    return path if path.exists() and base not in catalog() else locate(base) or pull(base)
 
 
 def _total(recipe: Recipe, lineages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

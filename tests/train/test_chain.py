@@ -16,6 +16,7 @@ from millet.models.checkpoint import SafetensorsWeights
 from millet.reasoning.format import think_format
 from millet.train import chain, preflight
 from millet.train.chain import train
+from millet.train.checkpoint import file_hash
 from millet.train.lineage import tree_hash
 from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
@@ -103,6 +104,20 @@ def test_another_recipe_data_or_model_in_the_same_folder_is_refused(tmp_path: Pa
         train(read_recipe(path), tmp_path / "out", Heard())
     (tmp_path / "sums.jsonl").write_text(data)
     train(read_recipe(path), tmp_path / "out", Heard())
+
+
+def test_the_file_of_a_task_is_data_too(tmp_path: Path) -> None:
+    problems = tmp_path / "sums.jsonl.tasks"
+    problems.write_text(json.dumps({"question": "What is 1 + 1?", "answer": "2"}) + "\n")
+    stage = '[[stage]]\nkind = "reject"\nproblems = 1\nmax_tokens = 4\ntasks = ["jsonl:sums.jsonl.tasks"]\n'
+    path = write_toy(tmp_path, stages=stage)
+    with pytest.raises(MilletError, match="none of the replies"):
+        train(read_recipe(path), tmp_path / "out", Heard())
+    origin = json.loads((tmp_path / "out" / "1-reject" / "origin.json").read_text())
+    assert origin["data"] == {"jsonl:sums.jsonl.tasks": file_hash(problems)}
+    problems.write_text(problems.read_text().replace("1 + 1", "one and one"))
+    with pytest.raises(MilletError, match="data was another one"):
+        train(read_recipe(path), tmp_path / "out", Heard())
 
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_what_cannot_be_shipped_is_refused_and_leaves_nothing(
     refused("has no lineage.json of a whole recipe", run=place / "run/2-sft")
     other = tmp_path / "other.json"
     found = json.loads((place / "eval.json").read_text())
-    found["lineage"]["model"]["sha256"] = "0" * 64
+    found["lineage"]["2-sft"]["sha256"] = "0" * 64
     other.write_text(json.dumps(found))
     refused("other.json is of another model", evaluations=[other])
     other.write_text(json.dumps(evaluated(load(place / "run/2-sft/model"), partial=True)))
