@@ -7,7 +7,6 @@ Millet's cannot do without against what this machine's matrix products have been
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,10 +17,10 @@ from typing import Any, Literal
 import torch
 
 from millet.bench.grpo_worker import PARTS
+from millet.bench.report import heading
 from millet.bench.stories import Stories
 from millet.bench.worker import Worker
 from millet.errors import BadRequest
-from millet.kernels.cpu import read_cpu
 from millet.kernels.roof import measure_roof
 from millet.models.config import ModelConfig
 from millet.models.load import load
@@ -54,7 +53,6 @@ def bench_grpo(
     if unknown:
         raise BadRequest(f"the peer {unknown[0]!r} is unknown; use {', '.join(PEERS)}")
     threads = threads or torch.get_num_threads()
-    cpu = read_cpu()
     shape = {
         "steps": rounds + 1,
         "questions": questions,
@@ -62,14 +60,7 @@ def bench_grpo(
         "max_tokens": max_tokens,
         "sampler": sampler,
     }
-    report: dict[str, Any] = {
-        "model": model,
-        "cpu": {"name": cpu.name, "cores": cpu.cores},
-        "threads": threads,
-        "versions": {"python": platform.python_version()},
-        "rounds": rounds,
-        "shape": shape,
-    }
+    report = heading(model, threads, rounds) | {"shape": shape}
     with tempfile.TemporaryDirectory() as folder:
         say("preparing the model")
         loaded = load(model, dtype="float32")

@@ -17,6 +17,18 @@ from millet.kernels.roof import Roof
 from millet.models.config import ModelConfig
 
 
+def heading(model: str, threads: int, rounds: int) -> dict[str, Any]:
+    """What every report of a training bench begins with."""
+    cpu = read_cpu()
+    return {
+        "model": model,
+        "cpu": {"name": cpu.name, "cores": cpu.cores},
+        "threads": threads,
+        "versions": {"python": platform.python_version()},
+        "rounds": rounds,
+    }
+
+
 @dataclass(slots=True)
 class Tally:
     """What one contender has shown: seconds by phase, round and call, peak memory when a phase first ended, its tokens.

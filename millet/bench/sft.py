@@ -7,7 +7,6 @@ products have been measured to reach in the same run.
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,9 +16,9 @@ from typing import Any
 
 import torch
 
+from millet.bench.report import heading
 from millet.bench.worker import Worker
 from millet.errors import BadRequest
-from millet.kernels.cpu import read_cpu
 from millet.kernels.roof import measure_roof
 from millet.models.config import ModelConfig
 from millet.models.load import load
@@ -50,15 +49,7 @@ def bench_sft(
     if unknown:
         raise BadRequest(f"the peer {unknown[0]!r} is unknown; use {', '.join(PEERS)}")
     threads = threads or torch.get_num_threads()
-    cpu = read_cpu()
-    report: dict[str, Any] = {
-        "model": model,
-        "cpu": {"name": cpu.name, "cores": cpu.cores},
-        "threads": threads,
-        "versions": {"python": platform.python_version()},
-        "rounds": rounds,
-        "tokens_per_step": length,
-    }
+    report = heading(model, threads, rounds) | {"tokens_per_step": length}
     with tempfile.TemporaryDirectory() as folder:
         say("preparing model and data")
         loaded = load(model, dtype="float32")

@@ -21,8 +21,9 @@ from millet.reasoning.reply import Reply
 from millet.tasks.items import read_jsonl
 from millet.tasks.task import Grade, Problem
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Graded, Harvest, from_engine, kept, printable, questions, reap
+from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap
 from millet.train.prompts import Prompts
+from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
 from millet.train.stage import DATA, Context, Outcome, Stage
 

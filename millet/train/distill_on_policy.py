@@ -28,9 +28,9 @@ from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
 from millet.train import devices
 from millet.train.divergence import Divergence, Sums, distance
-from millet.train.harvest import Graded
 from millet.train.loop import MicroBatch
 from millet.train.prompts import Prompts
+from millet.train.roles import Judges, Sampler
 from millet.train.rollout import Group, Rollouts, parts
 from millet.train.stage import Context, TrainingStage
 from millet.train.teacher import Teacher, load_teacher
@@ -45,22 +45,6 @@ class Student(Protocol):
     @property
     def head(self) -> Tensor: ...
     def hidden(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> tuple[Tensor, Tensor]: ...
-
-
-class Sampler(Protocol):
-    """What of `Rollouts` is needed."""
-
-    def refresh(self) -> None: ...
-    def release(self) -> None: ...
-    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
-    def close(self) -> None: ...
-
-
-class Judges(Protocol):
-    """What of `Graders` is needed."""
-
-    def grade(self, replies: Sequence[Graded]) -> list[Grade]: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,28 +28,18 @@ from millet.reasoning.reply import Reply
 from millet.tasks.band import Band, beginning
 from millet.tasks.draw import draw
 from millet.tasks.find import find_task
-from millet.tasks.grading import Counts, Graders
+from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task, climb
 from millet.train import devices
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
 from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
 from millet.train.rewards import Language, format_reward, language_consistency
+from millet.train.roles import Judges, Sampler
 from millet.train.rollout import Group, Rollouts, Sample, parts
 from millet.train.sharding import laid_out
 from millet.train.stage import Context, TrainingStage
 from millet.train.trainee import Trainee
-
-Graded = tuple[Task, Problem, Reply]
-
-
-class Judges(Protocol):
-    """What of `Graders` is needed."""
-
-    @property
-    def counts(self) -> Mapping[str, Counts]: ...
-    def grade(self, replies: Sequence[Graded]) -> list[Grade]: ...
-    def close(self) -> None: ...
 
 
 class Learner(Protocol):
@@ -58,15 +48,6 @@ class Learner(Protocol):
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]: ...
     def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]: ...
-
-
-class Sampler(Protocol):
-    """What of `Rollouts` is needed."""
-
-    def refresh(self) -> None: ...
-    def release(self) -> None: ...
-    def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

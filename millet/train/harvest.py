@@ -20,10 +20,10 @@ from millet.train.checkpoint import write_atomically
 from millet.train.ledger import Ledger, Stopwatch
 from millet.train.progress import Progress
 from millet.train.prompts import Prompts
+from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
 from millet.train.signals import Signals, Stopped
 
-Graded = tuple[Task, Problem, Reply]
 Numbered = tuple[int, list[str]]
 Answers = Callable[[Iterable[Numbered]], Iterator[tuple[int, list[list[Reply]]]]]
 """Takes numbered batches of questions as it has room for them, and gives the replies to each question: of all batches

@@ -18,10 +18,10 @@ from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Answered, Grade, Problem, Task
 from millet.train.chain import train
 from millet.train.distill_on_policy import DistillOnPolicy, DistillOnPolicyStage, OnPolicySettings
-from millet.train.harvest import Graded
 from millet.train.metrics import read_log
 from millet.train.prompts import Prompts
 from millet.train.recipe import read_recipe
+from millet.train.roles import Graded
 from millet.train.rollout import Group, Sample
 from tests.train.taught import recipe, write_taught
 from tests.train.toy_recipe import Heard, one_thread  # noqa: F401 - a fixture

@@ -14,8 +14,9 @@ from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.grading import Counts
 from millet.tasks.task import Answered, Grade, Problem, Task
-from millet.train.grpo import Graded, GrpoMethod, GrpoSettings
+from millet.train.grpo import GrpoMethod, GrpoSettings
 from millet.train.policy_loss import Objective
+from millet.train.roles import Graded
 from millet.train.rollout import Group, Sample, parts
 
 WORDS = 6  # the policy's vocabulary: a reply is one token, and the digit that it says

@@ -14,9 +14,10 @@ import pytest
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Answered, Grade, Problem
-from millet.train.harvest import Graded, Harvest, from_engine, questions
+from millet.train.harvest import Harvest, from_engine, questions
 from millet.train.ledger import Ledger
 from millet.train.reject import RejectSettings, readable
+from millet.train.roles import Graded
 from millet.train.rollout import Group, Sample
 
 
