@@ -27,11 +27,13 @@ TRIES = 20  # problems looked at for each that is worked
 @dataclass(frozen=True, kw_only=True)
 class WorkedStage(Stage):
     """Leaves data for the stages after it. tasks: as `millet task` knows them. problems: of each task, at each level of
-    `levels`. longest: characters of a thought; longer ones are left out."""
+    `levels`. skip: so many of each come before, which an earlier stage has had. longest: characters of a thought;
+    longer ones are left out."""
 
     tasks: tuple[str, ...]
     problems: int = 500
     levels: tuple[int, ...] = (0,)
+    skip: int = 0
     longest: int = 600
 
     def __post_init__(self) -> None:
@@ -39,6 +41,8 @@ class WorkedStage(Stage):
         for name in ("problems", "longest"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.skip < 0:
+            raise BadRequest(f"skip is {self.skip}; it must be at least 0")
         if not self.tasks or not self.levels:
             raise BadRequest("tasks and levels must name at least one each")
 
@@ -64,7 +68,8 @@ class WorkedStage(Stage):
         return Outcome(out, file_hash(out), watch.lap())
 
     def _worked(self, task: WorkedTask, level: int, seed: int) -> Iterator[tuple[Problem, PlainReply, dict[str, Any]]]:
-        known = len(task.items("train")) if isinstance(task, ItemTask) else TRIES * self.problems
+        wanted = self.skip + self.problems
+        known = len(task.items("train")) if isinstance(task, ItemTask) else TRIES * wanted
         count = 0
         for index in range(known):
             problem = draw(task, "train", level, index, seed)
@@ -74,9 +79,10 @@ class WorkedStage(Stage):
                 continue
             if not 0 < len(reply.reasoning) <= self.longest:
                 continue
-            yield problem, reply, {"task": task.name, "level": level, "index": index, "seed": seed}
             count += 1
-            if count == self.problems:
+            if count > self.skip:
+                yield problem, reply, {"task": task.name, "level": level, "index": index, "seed": seed}
+            if count == wanted:
                 return
 
 

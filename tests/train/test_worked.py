@@ -86,6 +86,15 @@ def test_each_level_has_as_many_and_a_second_run_gives_the_same(tmp_path: Path):
     assert run(tmp_path, problems=10, levels=(0, 1))[1].sha256 == first.sha256
 
 
+def test_what_an_earlier_stage_has_had_is_passed_over(tmp_path: Path):
+    def indices(**settings: int) -> list[tuple[int, int]]:
+        rows, *_ = run(tmp_path, levels=(0, 1), **settings)
+        return [(row["source"]["level"], row["source"]["index"]) for row in rows]
+
+    first, second, both = indices(problems=10), indices(problems=10, skip=10), indices(problems=20)
+    assert sorted(first + second) == both
+
+
 def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
     for number, (task, says) in enumerate(
         {
@@ -99,3 +108,5 @@ def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
             run(folder, task, problems=5)
     with pytest.raises(BadRequest, match="problems is 0; it must be at least 1"):
         run(tmp_path, problems=0)
+    with pytest.raises(BadRequest, match="skip is -1; it must be at least 0"):
+        run(tmp_path, skip=-1)
