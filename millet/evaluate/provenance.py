@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 import torch
@@ -13,8 +15,10 @@ import torch
 from millet import __version__
 from millet.kernels.cpu import read_cpu
 from millet.models.model import Model
+from millet.tasks.find import GROUP
 
 LINEAGE = "lineage.json"
+TASK_PACKAGES = ("reasoning-gym", "math-verify", "latex2sympy2-extended", "sympy")  # the last two read formulas
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,24 @@ def origin(command: str, *models: Model) -> Origin:
         command=command,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=_machine(models),
-        versions={"millet": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={
+            "millet": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **task_versions(),
+        },
         lineage={model.name: found for model in models if (found := _lineage(model)) is not None},
     )
+
+
+def task_versions() -> dict[str, str]:
+    """Of the packages here that decide problems and grades, those with tasks of their own included: under the same
+    name another version may have other problems."""
+    found = {entry.dist.name: entry.dist.version for entry in entry_points(group=GROUP) if entry.dist is not None}
+    for name in TASK_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return dict(sorted(found.items()))
 
 
 def _machine(models: tuple[Model, ...]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 import millet
 from millet.errors import MilletError
+from millet.evaluate.provenance import task_versions
 from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 
@@ -37,6 +38,7 @@ def origin(
             "processes": devices.count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "packages": task_versions(),
         },
     }
 
@@ -53,7 +55,10 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
                 f"{folder} has a run whose {name} was another one{what}; choose a new --out, or restore what it was"
             )
     if before["code"] != now["code"] or before["environment"] != now["environment"]:
-        return "the program or the machine has changed since this run began, so its bits may differ from now on"
+        what = ""
+        if before["environment"] != now["environment"]:
+            what = _difference(before["environment"], now["environment"])
+        return f"the program or the machine has changed since this run began{what}, so its bits may differ from now on"
     return None
 
 

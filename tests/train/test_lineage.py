@@ -1,10 +1,13 @@
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from millet.errors import MilletError
+from millet.evaluate import provenance
 from millet.train import lineage
 from millet.train.lineage import check_same, code_hash, origin, read_lineage, tree_hash, write_lineage
 
@@ -40,6 +43,45 @@ def test_another_program_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest
     before = begun(tmp_path)
     monkeypatch.setattr(lineage, "code_hash", lambda: "other")
     assert "the program or the machine has changed" in (check_same(before, begun(tmp_path), tmp_path) or "")
+
+
+@pytest.mark.parametrize("package", ["reasoning-gym", "math-verify", "a-package-of-tasks"])
+def test_another_version_of_what_makes_problems_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    versions = installed(monkeypatch)
+    before = begun(tmp_path)
+    assert check_same(before, begun(tmp_path), tmp_path) is None
+    versions[package] = "1.1"
+    said = check_same(before, begun(tmp_path), tmp_path) or ""
+    assert "the program or the machine has changed" in said
+    assert f'(packages.{package} was "1.0" and is "1.1")' in said
+
+
+def test_a_run_that_began_when_no_packages_were_told_goes_on_and_says_so(tmp_path: Path) -> None:
+    before = begun(tmp_path)
+    del before["environment"]["packages"]
+    said = check_same(before, begun(tmp_path), tmp_path) or ""
+    assert "the program or the machine has changed" in said
+    assert "\n" not in said
+
+
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The versions that packages have now, one with an entry point for a task among them."""
+    versions = {"reasoning-gym": "1.0", "math-verify": "1.0", "a-package-of-tasks": "1.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    def entries(group: str) -> list[SimpleNamespace]:
+        name = "a-package-of-tasks"
+        return [SimpleNamespace(dist=SimpleNamespace(name=name, version=versions[name]))] * (group == "millet.tasks")
+
+    monkeypatch.setattr(provenance, "version", version)
+    monkeypatch.setattr(provenance, "entry_points", entries)
+    return versions
 
 
 def test_a_tree_is_its_names_and_contents_without_the_times_in_its_lineage(tmp_path: Path) -> None:
