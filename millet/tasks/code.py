@@ -103,7 +103,7 @@ def _problem(row: Mapping[str, Any], path: Path) -> Problem:
     programs: list[Program] = []
     tests = row["tests"]
     if isinstance(tests, str):
-        tests = [line for line in tests.splitlines() if line.strip()]
+        tests = [line for line in tests.split("\n") if line.strip()]
     for test in tests:
         if isinstance(test, Mapping) and {"input", "output"} <= test.keys():
             programs.append(Program(str(test["input"]), str(test["output"])))

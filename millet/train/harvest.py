@@ -105,7 +105,8 @@ class Harvest:
         records = [
             json.loads(line)
             for path in sorted(self._folder.glob("*.jsonl"))
-            for line in path.read_text("utf-8").splitlines()
+            for line in path.read_text("utf-8").split("\n")  # not splitlines: U+2028 may stand in a JSON string
+            if line
         ]
         kept = [each for each in records if "messages" in each]
         unique = list({_said(each): each for each in reversed(kept)}.values())[::-1]

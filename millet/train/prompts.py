@@ -44,7 +44,7 @@ class Prompts:
 
 def _questions(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # not splitlines: U+2028 may stand in a JSON string
     except OSError as error:
         raise BadRequest(f"{path} cannot be read ({error.strerror}); check the recipe's prompts") from error
     except UnicodeDecodeError as error:

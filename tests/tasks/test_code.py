@@ -100,6 +100,8 @@ def test_tests_may_be_one_text(tmp_path: Path):
     task, problem = task_of(tmp_path, "assert f(2) == 4\n\nassert not f(0)\n")
     assert len(problem.meta["calls"]) == 2
     assert says(task, problem, problem.answer) == (1, "right")
+    _, problem = task_of(tmp_path, "assert f('\u2028') == '\u2028\u2028'")
+    assert len(problem.meta["calls"]) == 1
 
 
 @linux

@@ -9,7 +9,7 @@ import pytest
 from millet.errors import BadRequest
 from millet.tasks.draw import split_of
 from millet.tasks.find import find_task
-from millet.tasks.items import same_answer
+from millet.tasks.items import read_jsonl, same_answer
 from millet.tasks.task import ItemTask, PlainReply, Problem
 
 
@@ -127,6 +127,13 @@ def test_bad_files_are_told_by_their_line(tmp_path: Path, text: str, message: st
     path.write_text(text)
     with pytest.raises(BadRequest, match=message):
         find_task(f"jsonl:{path}")
+
+
+def test_other_line_separators_may_stand_in_a_text(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"question": f"{i}\u2028\u2029\x85?", "answer": i} for i in range(3)]
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    assert read_jsonl(path, ["question"]) == rows
 
 
 def test_what_is_not_svamp(tmp_path: Path):

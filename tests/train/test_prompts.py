@@ -43,6 +43,12 @@ def test_what_is_no_question_is_said_in_a_line(tmp_path: Path, text: bytes, mess
         Prompts("q.jsonl", tmp_path / "q.jsonl")
 
 
+def test_other_line_separators_may_stand_in_a_question(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?\u2028\u2029\x85Why?"}\n', "utf-8")
+    prompts = Prompts("q.jsonl", tmp_path / "q.jsonl")
+    assert [problem.prompt for problem in prompts.items("train")] == ["Who?\u2028\u2029\x85Why?"]
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="cannot be read"):
         Prompts("q.jsonl", tmp_path / "q.jsonl")
