@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,7 @@ def examine(model: str | None = None) -> dict[str, Any]:
     from millet.kernels.cpu import Memory, read_cpu, read_memory
     from millet.kernels.native.build import compiler
     from millet.kernels.roof import measure_roof
+    from millet.tasks.sandbox import missing_guards
 
     cpu, memory, kernels = read_cpu(), read_memory(), native_kernels()
     roof = measure_roof("cpu", cpu)
@@ -78,7 +80,9 @@ def examine(model: str | None = None) -> dict[str, Any]:
         "compiler": " ".join(compiler() or []) or None,
         "home": str(home()),
         "disk_free": shutil.disk_usage(_existing(home())).free,
-        "notes": notes(cpu, gpu is not None, kernels["why_not"], torch.backends.mkldnn.is_available()),
+        "notes": notes(
+            cpu, gpu is not None, kernels["why_not"], torch.backends.mkldnn.is_available(), missing_guards()
+        ),
         "models": [prospects(name, cpu, *place) for name in ([model] if model else catalog())],
     }
 
@@ -91,8 +95,9 @@ def native_kernels() -> dict[str, str | None]:
     return {"variant": variant(), "why_not": why_not(), "library": opened._name if opened else None}
 
 
-def notes(cpu: CPU, gpu: bool, why_not: str | None, onednn: bool) -> list[str]:
-    """What is missing here or present but unused, and what it would change. why_not: no native kernels are used."""
+def notes(cpu: CPU, gpu: bool, why_not: str | None, onednn: bool, guards: Sequence[str]) -> list[str]:
+    """What is missing here or present but unused, and what it would change. why_not: no native kernels are used.
+    guards: what the sandbox for code lacks."""
     found = []
     if not gpu and shutil.which("nvidia-smi"):
         found.append("GPU: there is an NVIDIA GPU, but this PyTorch cannot use it; install PyTorch built for CUDA.")
@@ -106,6 +111,7 @@ def notes(cpu: CPU, gpu: bool, why_not: str | None, onednn: bool) -> list[str]:
         )
     if not cpu.native_bf16:
         found.append("bf16: not in this processor's instructions, so models always run in fp32 here.")
+    found += [f"Code in training and evaluation: {guard}. Grade only that of models you trust." for guard in guards]
     return found
 
 

@@ -60,17 +60,23 @@ def check(
 ) -> None:
     """Grade right, wrong, empty, enormous and cheating replies; exit code 1 refuses a grader that a trick beats."""
     from millet.tasks.check import check as run_check
+    from millet.tasks.code import CodeTask
     from millet.tasks.find import find_task
     from millet.tasks.grading import Graders
+    from millet.tasks.sandbox import missing_guards
 
     task = find_task(name)
+    guards = missing_guards() if isinstance(task, CodeTask) else []
     with Graders(seconds=seconds) as graders, console(stderr=True).status("grading"):
         rows = run_check(task, graders, problems)
     accepted = all(row.accepted for row in rows)
     if as_json:
-        print(json.dumps({"task": task.name, "accepted": accepted, "rows": [asdict(row) for row in rows]}, indent=2))
+        found = {"task": task.name, "accepted": accepted, "rows": [asdict(row) for row in rows]}
+        print(json.dumps(found | {"missing_guards": guards}, indent=2))
     else:
         _show_check(console(), task, rows)
+        for guard in guards:
+            console().print(f"\nCode that is graded here: {guard}. Grade only that of models you trust.")
     if not accepted:
         raise typer.Exit(REFUSED)
 

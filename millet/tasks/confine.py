@@ -25,7 +25,27 @@ _X86_64 = [41, 42, 43, 44, 49, 50, 53, 56, 57, 58, 59, 62, 101, 109, 112, 129, 1
 _X86_64 += [297, 298, 308, 310, 311, 321, 322, 424, 425, 434, 435]
 _ARM64 = [198, 199, 200, 201, 202, 203, 206, 220, 221, 129, 130, 131, 117, 154, 157, 138, 167, 40, 97, 270, 271, 281]
 _ARM64 += [280, 217, 218, 219, 240, 241, 268, 424, 425, 434, 435]
-_MACHINES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _ARM64)}
+# Others' turns, priorities, cores and memory: sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr,
+# setpriority, ioprio_set, migrate_pages, move_pages. And open_by_handle_at, which goes around the rights to folders.
+_X86_64 += [142, 144, 203, 314, 141, 251, 256, 279, 304]
+_ARM64 += [118, 119, 122, 274, 140, 30, 238, 239, 265]
+
+
+class _Machine:
+    """Numbers of calls. prlimit64: refused unless it is about the caller. fcntl: refused where it names who gets the
+    signals of a file."""
+
+    def __init__(self, audit: int, denied: list, prlimit64: int, fcntl: int, capset: int) -> None:
+        self.audit, self.denied, self.prlimit64, self.fcntl, self.capset = audit, denied, prlimit64, fcntl, capset
+
+
+_MACHINES = {
+    "x86_64": _Machine(0xC000003E, _X86_64, prlimit64=302, fcntl=72, capset=126),
+    "aarch64": _Machine(0xC00000B7, _ARM64, prlimit64=261, fcntl=25, capset=91),
+}
+_SET_OWNER = (8, 15)  # F_SETOWN, F_SETOWN_EX
+_CAPABILITIES = 0x20080522  # the version of capset's structures
+_READ_SEARCH = 1 << 2  # CAP_DAC_READ_SEARCH: root may run a Python that lies in another user's folder
 
 
 def limit(job: dict) -> None:
@@ -52,7 +72,10 @@ def confine() -> None:
     libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # the grader's death is this process's
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     _files(libc)
-    _calls(libc)
+    machine = _MACHINES.get(platform.machine())
+    if machine is not None:
+        _privileges(libc, machine)
+        _calls(libc, machine)
 
 
 def _files(libc: ctypes.CDLL) -> None:
@@ -75,17 +98,27 @@ def _files(libc: ctypes.CDLL) -> None:
     os.close(rules)
 
 
-def _calls(libc: ctypes.CDLL) -> None:
-    """seccomp: the calls above fail with EPERM; clone3 with ENOSYS, as on old kernels."""
-    if platform.machine() not in _MACHINES:
-        return
-    architecture, denied = _MACHINES[platform.machine()]
+def _privileges(libc: ctypes.CDLL, machine: _Machine) -> None:
+    """Root's code can no longer raise its limits, reboot, mount, set the clock, or load modules."""
+    head = struct.pack("Ii", _CAPABILITIES, 0)
+    libc.syscall(machine.capset, head, struct.pack("6I", _READ_SEARCH, _READ_SEARCH, 0, 0, 0, 0))
+
+
+def _calls(libc: ctypes.CDLL, machine: _Machine) -> None:
+    """seccomp: the calls above fail with EPERM."""
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | 1
-    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (answer, 0, 0, kill), (load, 0, 0, 0)]
+    first, second = 16, 24  # where a call's arguments are, of which the lower halves count
+    program = [(load, 0, 0, 4), (equal, 1, 0, machine.audit), (answer, 0, 0, kill), (load, 0, 0, 0)]
     program += [(at_least, 0, 1, 0x40000000), (answer, 0, 0, refuse)]  # x32's numbers for the same calls
-    for number in denied:
+    for number in machine.denied:
         program += [(equal, 0, 1, number), (answer, 0, 0, refuse)]
+    program += [(equal, 0, 4, machine.prlimit64), (load, 0, 0, first)]
+    program += [(equal, 1, 0, 0), (answer, 0, 0, refuse), (answer, 0, 0, allow)]
+    program += [(equal, 0, 2 * len(_SET_OWNER) + 2, machine.fcntl), (load, 0, 0, second)]
+    for command in _SET_OWNER:
+        program += [(equal, 0, 1, command), (answer, 0, 0, refuse)]
+    program.append((answer, 0, 0, allow))  # of fcntl
     program.append((answer, 0, 0, allow))
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     head = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))

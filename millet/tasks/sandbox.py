@@ -4,10 +4,12 @@ Guaranteed everywhere: a process of its own, in its own session, killed with its
 limits on CPU time, size of files and number of open files; an empty environment; a temporary directory that is removed;
 no access to this process's memory or to what the results are compared with.
 Guaranteed on Linux besides, without privileges: a limit on memory; no sockets, no other programs, no second process or
-thread, no signals to others (seccomp, on x86-64 and arm64); no reading outside the standard library and shared
-libraries, no writing outside the temporary directory (Landlock, since Linux 5.13); it dies with what started it.
+thread, no signals to others, no say in others' limits, priorities and cores, none of root's privileges (seccomp, on
+x86-64 and arm64); no reading outside the standard library and shared libraries, no writing outside the temporary
+directory (Landlock, since Linux 5.13); it dies with what started it.
 Not guaranteed: anything that needs a wall against attacks on the kernel itself, or against timing. On other systems the
-code can reach the network and the files of the user who runs it: there, grade code of models that you trust.
+code can reach the network and the files of the user who runs it: there, grade code of models that you trust. What a
+system lacks, `missing_guards` says.
 """
 
 from __future__ import annotations
@@ -21,9 +23,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 _CONFINE = Path(__file__).with_name("confine.py")
+_PROBE = """
+import os, socket
+def may(act):
+    try:
+        act()
+    except OSError:
+        return False
+    return True
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,16 @@ def run(code: str, calls: Sequence[str] = (), stdin: str = "", limits: Limits = 
         (folder / "stdin").write_text(stdin)
         status = _wait(folder, limits.seconds)
         return Ran(status, _read(folder / "stdout", limits.file_bytes), _values(folder, limits.file_bytes))
+
+
+def missing_guards() -> list[str]:
+    """What of the guarantees for Linux does not hold here, a clause each; found by trying."""
+    found = run(_PROBE, ["may(socket.socket)", "may(lambda: os.listdir(os.sep))"]).values
+    clauses = (
+        "nothing keeps it from the network, other programs and other processes (seccomp does, on Linux)",
+        "nothing keeps it from this user's files (Landlock does, where Linux 5.13 or newer has it switched on)",
+    )
+    return [clause for clause, may in zip_longest(clauses, found) if may != "False"]
 
 
 def _wait(folder: Path, seconds: float) -> int | None:

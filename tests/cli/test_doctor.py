@@ -100,10 +100,21 @@ def test_an_unknown_model_is_refused_before_anything_is_measured(monkeypatch: py
 def test_notes_say_what_is_missing_and_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
     avx2 = CPU("a processor", "x86_64", ("avx2",), 2, 2)
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    said = "\n".join(notes(avx2, gpu=False, why_not="not compiled", onednn=False))
-    for subject in ("GPU: none", "Native kernels: not compiled.", "oneDNN", "bf16"):
+    said = "\n".join(notes(avx2, gpu=False, why_not="not compiled", onednn=False, guards=["nothing keeps it"]))
+    for subject in (
+        "GPU: none",
+        "Native kernels: not compiled.",
+        "oneDNN",
+        "bf16",
+        "Code in training and evaluation: nothing keeps it.",
+    ):
         assert subject in said
     monkeypatch.setattr(module.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    assert "built for CUDA" in notes(avx2, gpu=False, why_not=None, onednn=True)[0]
+    assert "built for CUDA" in notes(avx2, gpu=False, why_not=None, onednn=True, guards=[])[0]
     zen4 = CPU("a processor", "x86_64", ("avx512_bf16",), 2, 2)
-    assert notes(zen4, gpu=True, why_not=None, onednn=True) == []
+    assert notes(zen4, gpu=True, why_not=None, onednn=True, guards=[]) == []
+
+
+def test_what_the_sandbox_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millet.tasks.sandbox.missing_guards", lambda: ["nothing keeps it from files"])
+    assert "Code in training and evaluation: nothing keeps it from files. Grade only" in run("--model", "smollm2-135m")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,22 @@ def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]):
     report = json.loads(capsys.readouterr().out)
     assert report["accepted"] is False
     assert [row["kind"] for row in report["rows"] if not row["accepted"]] == ["right"]
+
+
+def test_the_command_says_what_the_sandbox_lacks_where_code_is_graded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "code.jsonl"
+    rows = [
+        {"question": f"Write f, which adds {i}.", "tests": [f"assert f(1) == {i + 1}"], "answer": f"f = ({i}).__add__"}
+        for i in range(9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr("millet.tasks.sandbox.missing_guards", lambda: ["nothing keeps it from files"])
+    for name, says in ((f"code:{path}", True), (f"{toys.__file__}:Sums", False)):
+        with pytest.raises(SystemExit):
+            main(["task", "check", name, "--problems", "2"])
+        assert ("nothing keeps it from files" in capsys.readouterr().out) is says
 
 
 def test_a_task_that_there_is_not(capsys: pytest.CaptureFixture[str]):

@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 
 from millet.errors import BadRequest
+from millet.tasks import sandbox
 from millet.tasks.code import CodeTask, reply_code
-from millet.tasks.sandbox import Limits, run
+from millet.tasks.sandbox import Limits, missing_guards, run
 from millet.tasks.task import PlainReply, Problem
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux confines a process without privileges")
 
 TRY = """
-import os, socket, subprocess, threading, signal
+import ctypes, fcntl, os, resource, signal, socket, subprocess, threading
+call = ctypes.CDLL(None, use_errno=True).syscall
+def must(result):
+    return result if result >= 0 else 1 / 0
 def tried(act):
     try:
         return ("done", repr(act())[:100])
@@ -119,6 +123,17 @@ def test_tests_may_be_one_text(tmp_path: Path):
         "os.setsid()",
         "__import__('ctypes').CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0) == 0 or os.setsid()",
         "os.setpgid(0, 0)",
+        "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+        "os.sched_setaffinity(os.getppid(), {0})",
+        "os.sched_setscheduler(os.getppid(), os.SCHED_OTHER, os.sched_param(0))",
+        "os.sched_setparam(os.getppid(), os.sched_param(0))",
+        "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+        "must(call({'x86_64': 251, 'aarch64': 30}[os.uname().machine], 1, os.getppid(), 3 << 13))",
+        "must(call({'x86_64': 314, 'aarch64': 274}[os.uname().machine], os.getppid(), bytes([48, *[0] * 47]), 0))",
+        "fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+        "fcntl.fcntl(os.pipe()[0], 15, (1).to_bytes(4, 'little') + os.getppid().to_bytes(4, 'little'))",
+        "resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))",
+        "os.chroot('.')",
         "open('/etc/passwd').read()",
         "os.listdir(os.path.expanduser('~root'))",
         "open('/proc/self/../1/environ').read()",
@@ -140,9 +155,31 @@ def test_what_code_may_not_do(act: str):
 def test_what_code_may_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SECRET", "of the trainer")
     calls = ["tried(lambda: open('mine', 'w').write('x'))", "__import__('fractions').Fraction(1, 2)", "1 / 0"]
+    calls += ["resource.getrlimit(resource.RLIMIT_NOFILE)", "fcntl.fcntl(0, fcntl.F_GETFD)"]
     ran = run(TRY, [*calls, "os.environ.get('SECRET')", "sum(range(10))"])
-    assert ran.values == ["('done', '1')", "Fraction(1, 2)", "", "None", "45"]
+    assert ran.values == ["('done', '1')", "Fraction(1, 2)", "", "(64, 64)", "0", "None", "45"]
     assert ran.status == 0
+
+
+@linux
+@pytest.mark.parametrize(
+    ("line", "without", "lost"),
+    [
+        ("", "", []),
+        ("_LANDLOCK = (444, 445, 446)", "_LANDLOCK = (4444, 445, 446)", ["files"]),
+        ("_MACHINES = {", "_MACHINES, _other = {}, {", ["network"]),
+    ],
+)
+def test_guards_that_a_system_lacks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, without: str, lost: list[str]
+):
+    source = Path(sandbox.__file__).with_name("confine.py").read_text()
+    assert source.count(line) == 1 or not line
+    (tmp_path / "confine.py").write_text(source.replace(line, without) if line else source)
+    monkeypatch.setattr(sandbox, "_CONFINE", tmp_path / "confine.py")
+    found = missing_guards()
+    assert len(found) == len(lost)
+    assert all(what in clause for what, clause in zip(lost, found, strict=True))
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
