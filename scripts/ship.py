@@ -104,8 +104,8 @@ def _lineage(run: Path) -> dict[str, Any]:
     for number, (name, stage) in enumerate(lineage["stages"].items(), 1):
         folder = run / f"{number}-{name}"
         if stage["artifact"] == DATA:
-            lines = (folder / DATA).read_text(encoding="utf-8").splitlines()
-            stage["conversations"] = dict(Counter(json.loads(line)["source"]["task"] for line in lines))
+            lines = (folder / DATA).read_text(encoding="utf-8").split("\n")  # a text may have U+2028
+            stage["conversations"] = dict(Counter(json.loads(line)["source"]["task"] for line in lines if line))
         else:
             stage["steps"] = len(read_log(folder / "metrics.jsonl"))
     return lineage
@@ -124,25 +124,27 @@ def _last(lineage: Mapping[str, Any], run: Path) -> tuple[str, Path]:
 
 
 def _evaluation(path: Path, sha256: str) -> dict[str, Any]:
-    """What `millet eval --json` printed. Raises BadRequest where it says that it is of another model."""
+    """What `millet eval --json` printed. Raises BadRequest where its lineage is not that of these weights."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        models = [each["model"] for each in found["models"]] if "models" in found else [found["model"]]
+        lineage = (found["models"][-1] if "models" in found else found)["lineage"]
     except OSError as error:
         raise BadRequest(f"{path} cannot be read ({error.strerror}); check the path") from error
     except (ValueError, LookupError, TypeError) as error:
         raise BadRequest(f"{path} is not what `millet eval --json` prints; make it anew") from error
-    lineage = found.get("lineage", {}).get(models[-1])
-    # Of two models of the same name the lineage is one's only, and nobody knows whose.
-    if lineage is not None and len(set(models)) == len(models) and sha256 not in _hashes(lineage):
+    if _made(lineage) != sha256:
         raise BadRequest(f"{path} is of another model than the run has ended with; evaluate that one")
     return found
 
 
-def _hashes(lineage: Mapping[str, Any]) -> list[str]:
-    """Of the weights that a stage's lineage tells, or a chain's."""
-    stages = lineage.get("stages", {"": lineage})
-    return [stage["sha256"] for stage in stages.values()]
+def _made(lineage: Any) -> str | None:
+    """The hash of the weights that a stage's lineage tells, or a chain's in the end; None for what is neither."""
+    try:
+        stages = lineage.get("stages", {"": lineage})
+        sha256: str = [stage["sha256"] for stage in stages.values() if stage["artifact"] == MODEL][-1]
+    except (LookupError, TypeError, AttributeError):
+        return None
+    return sha256
 
 
 def main() -> None:

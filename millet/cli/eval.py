@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +22,12 @@ from millet.errors import BadRequest
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from millet.evaluate.harness import Standing
+    from millet.evaluate.harness import Question, Standing
     from millet.evaluate.metrics import Summary
     from millet.evaluate.report import Report
     from millet.evaluate.results import Evaluation, Settings
     from millet.evaluate.talk import Talk
     from millet.models.model import Model
-    from millet.models.packing import Quantize
     from millet.tasks.task import Task
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -73,27 +72,28 @@ def evaluate(
     Ctrl-C ends it with what there is.
     """
     from millet.cli.talk import measure_talk
+    from millet.evaluate.harness import questions
     from millet.evaluate.results import Settings, write_transcripts
 
-    settings = Settings(problems, k, temperature, max_tokens, parse_think(think), seed)
+    settings = Settings(problems, k, temperature, max_tokens, parse_think(think), seed, parse_quantize(quantize))
     for path in (report, transcripts):
         _check_writable(path)
     if talk is not None:
         if tasks is not None or compare is None or report is not None or k > 1 or levels != "0":
             raise BadRequest("--talk needs --compare BASE, and goes without --tasks, --levels, --k and --report")
-        found = measure_talk(model, compare, talk, settings, parse_quantize(quantize), batch)
+        found = measure_talk(model, compare, talk, settings, batch)
         return _tell_talk(found, settings, transcripts, as_json)
     if tasks is None:
         raise BadRequest(
             "there is nothing to ask; add --tasks with names from `millet task list`, or --talk FILE.jsonl"
         )
-    chosen = parse_tasks(tasks, levels)
-    earlier = _earlier(compare, settings)
-    names = [model] if compare is None or earlier is not None else [model, compare]
-    for name in names:
+    asked = questions(parse_tasks(tasks, levels), settings)
+    earlier = _earlier(compare, settings, asked)
+    names = [model] if compare is None else [model, compare]
+    for name in names[:1] if earlier else names:
         ensure(name)
-    told = command(model, tasks, levels, settings, quantize, compare)
-    result = _run(names, chosen, settings, parse_quantize(quantize), batch, told, earlier)
+    told = command(model, tasks, levels, settings, compare)
+    result = _run(names, asked, settings, batch, told, earlier)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
@@ -118,8 +118,9 @@ def _tell_talk(talk: Talk, settings: Settings, transcripts: Path | None, as_json
         _write(transcripts, lambda path: write_replies(talk, path))
 
 
-def _earlier(compare: str | None, settings: Settings) -> Evaluation | None:
-    """The evaluation that --compare names a file of. Raises BadRequest for one that was asked otherwise."""
+def _earlier(compare: str | None, settings: Settings, asked: Sequence[Question]) -> Evaluation | None:
+    """The evaluation that --compare names a file of. Raises BadRequest for one that was asked otherwise, or other
+    problems."""
     from millet.evaluate.results import read_transcripts
 
     if compare is None or not compare.endswith(".jsonl"):
@@ -130,8 +131,19 @@ def _earlier(compare: str | None, settings: Settings) -> Evaluation | None:
             f"{compare} was interrupted after {len(found.attempts)} of {found.asked} problems; make it anew"
         )
     then, now = asdict(found.settings), asdict(settings)
-    if changed := [f"--{name.replace('_', '-')} {then[name]}" for name in then if then[name] != now[name]]:
-        raise BadRequest(f"{compare} was asked otherwise; add {' '.join(changed)}, or compare with the model itself")
+    options = {name: f"--{name.replace('_', '-')}" for name in then if then[name] != now[name]}
+    if options:
+        told = [f"no {text}" if then[name] is None else f"{text} {then[name]}" for name, text in options.items()]
+        raise BadRequest(
+            f"{compare} was asked otherwise ({', '.join(told)}); ask the same way, or compare with the model itself"
+        )
+    groups = dict.fromkeys(question.group for question in asked)
+    if groups.keys() != found.groups().keys():
+        others = "; ".join(map(str, found.groups()))
+        raise BadRequest(f"{compare} has other tasks ({others}); give the same --tasks and --levels")
+    prompts = {(question.group, question.index): question.problem.prompt for question in asked}
+    if prompts != {(attempt.group, attempt.index): attempt.prompt for attempt in found.attempts}:
+        raise BadRequest(f"{compare} has other problems, as the tasks have changed since; make it anew")
     return found
 
 
@@ -155,12 +167,12 @@ def parse_tasks(names: str, levels: str) -> list[tuple[Task, int]]:
     return [(task, level) for task in tasks for level in numbers]
 
 
-def command(model: str, tasks: str, levels: str, settings: Settings, quantize: str | None, compare: str | None) -> str:
+def command(model: str, tasks: str, levels: str, settings: Settings, compare: str | None) -> str:
     """What to type for the same figures, whatever the defaults may be one day."""
     words = ["millet", "eval", model, "--tasks", tasks, "--levels", levels]
     for name in ("problems", "k", "temperature", "max_tokens", "think", "seed"):
         words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    words += ["--quantize", quantize] if quantize else []
+    words += ["--quantize", settings.quantize] if settings.quantize else []
     words += ["--compare", compare] if compare else []
     return shlex.join(words)
 
@@ -212,37 +224,40 @@ def _show_table(screen: Console, name: str, summary: Summary, k: int, signed: bo
 
 
 def _run(
-    names: list[str],
-    tasks: list[tuple[Task, int]],
+    names: Sequence[str],
+    asked: Sequence[Question],
     settings: Settings,
-    quantize: Quantize | None,
     batch: int,
     told: str,
     earlier: Evaluation | None,
 ) -> Report:
-    """Each model in turn; Ctrl-C ends the first that it meets, and leaves out the next. earlier: to compare with."""
+    """Each model in turn; Ctrl-C ends the first that it meets, and leaves out the next. earlier: what there is of the
+    second already."""
     from millet.engine.engine import Engine
-    from millet.evaluate.harness import evaluate, questions
-    from millet.evaluate.provenance import origin
+    from millet.evaluate.harness import evaluate
+    from millet.evaluate.provenance import lineage_of, origin
     from millet.evaluate.report import Report
+    from millet.evaluate.wording import told_apart
     from millet.models.load import load
     from millet.reasoning.assistant import Assistant
     from millet.tasks.grading import Graders
 
     found: list[Evaluation] = []
     models: list[Model] = []
-    asked = questions(tasks, settings)
     screen = console(stderr=True)
     with Graders() as graders:
-        for name in names:
+        for name in names[:1] if earlier else names:
             with screen.status(f"Loading {clean(name)}…"):
-                models.append(load(name, quantize=quantize))
+                models.append(load(name, quantize=settings.quantize))
             with Engine(models[-1], max_batch=batch) as engine, _progress(screen, name, len(asked)) as watch:
                 found.append(evaluate(Assistant(engine), asked, settings, graders.grade, watch, batch))
+            found[-1].lineage = lineage_of(models[-1])
             if found[-1].partial:
                 break
     if earlier is not None:
         found.append(earlier)
+    for evaluation, called in zip(found, told_apart([each.model for each in found], names), strict=False):
+        evaluation.model = called
     return Report.of(origin(told, *models), *reversed(found))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from millet.evaluate.results import Settings
     from millet.evaluate.talk import Talk
-    from millet.models.packing import Quantize
 
 # Figure -> the head of its column, and how its values are written.
 COLUMNS = {
@@ -27,12 +26,11 @@ COLUMNS = {
 }
 
 
-def measure_talk(
-    model: str, base: str, questions: Path, settings: Settings, quantize: Quantize | None, batch: int
-) -> Talk:
+def measure_talk(model: str, base: str, questions: Path, settings: Settings, batch: int) -> Talk:
     """Loads one model after the other. Raises BadRequest for a file that is none before either."""
     from millet.engine.engine import Engine
     from millet.evaluate.talk import measure, own_answers, read_questions
+    from millet.evaluate.wording import told_apart
     from millet.models.load import load
     from millet.reasoning.assistant import Assistant
 
@@ -40,16 +38,25 @@ def measure_talk(
     screen = console(stderr=True)
     for name in (model, base):
         ensure(name)
-    with screen.status(f"Asking {clean(base)}…"), Engine(load(base, quantize=quantize), max_batch=batch) as engine:
+    with (
+        screen.status(f"Asking {clean(base)}…"),
+        Engine(load(base, quantize=settings.quantize), max_batch=batch) as engine,
+    ):
         own = own_answers(Assistant(engine), asked)
-    with screen.status(f"Asking {clean(model)}…"), Engine(load(model, quantize=quantize), max_batch=batch) as engine:
-        return measure(Assistant(engine), own, settings)
+    with (
+        screen.status(f"Asking {clean(model)}…"),
+        Engine(load(model, quantize=settings.quantize), max_batch=batch) as engine,
+    ):
+        talk = measure(Assistant(engine), own, settings)
+    called, beside = told_apart([talk.model, talk.base], [model, base])
+    return replace(talk, model=called, base=beside)
 
 
 def talk_as_json(talk: Talk, settings: Settings) -> str:
     figures = {name: estimate and asdict(estimate) for name, estimate in talk.figures.items()}
     told: dict[str, Any] = asdict(settings) | {"problems": len(talk.questions)}
-    return json.dumps({"model": talk.model, "base": talk.base, "settings": told, "figures": figures}, indent=2)
+    found = {"model": talk.model, "base": talk.base, "settings": told, "figures": figures, "lineage": talk.lineage}
+    return json.dumps(found, indent=2)
 
 
 def show_talk(screen: Console, talk: Talk) -> None:

@@ -1,11 +1,11 @@
-"""Where figures come from: the command, the model and what made it, the machine, the versions, the date."""
+"""Where figures come from: the command, the machine, the versions, the date, and what made a model."""
 
 from __future__ import annotations
 
 import json
 import platform
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
@@ -23,13 +23,10 @@ TASK_PACKAGES = ("reasoning-gym", "math-verify", "latex2sympy2-extended", "sympy
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """lineage: by model, what its training wrote about itself; models without it are left out."""
-
     command: str
     date: str
     machine: str
     versions: dict[str, str]
-    lineage: dict[str, Any] = field(default_factory=dict)
 
 
 def origin(command: str, *models: Model) -> Origin:
@@ -44,7 +41,6 @@ def origin(command: str, *models: Model) -> Origin:
             "python": platform.python_version(),
             **task_versions(),
         },
-        lineage={model.name: found for model in models if (found := _lineage(model)) is not None},
     )
 
 
@@ -66,8 +62,9 @@ def _machine(models: tuple[Model, ...]) -> str:
     return "; ".join(names)
 
 
-def _lineage(model: Model) -> Any:
-    """None where there is none, or none that can be read: a model from elsewhere may have such a file too."""
+def lineage_of(model: Model) -> Any:
+    """What its training wrote about it. None where there is nothing, or nothing that can be read: a model from
+    elsewhere may have such a file too."""
     folder = model.path if model.path.is_dir() else model.path.parent
     try:
         return json.loads((folder / LINEAGE).read_text(encoding="utf-8"))

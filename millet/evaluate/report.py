@@ -50,6 +50,7 @@ class Report:
                 "problems": len(evaluation.attempts),
                 "asked": evaluation.asked,
                 "seconds": evaluation.seconds,
+                "lineage": evaluation.lineage,
                 "mean": _plain(summary.mean),
                 "tasks": [
                     {
@@ -144,12 +145,15 @@ class Report:
             ("Versions", ", ".join(f"{name} {version}" for name, version in origin.versions.items())),
             ("Sampling", f"temperature {settings.temperature:g}, thinking {settings.think}, seed {settings.seed}"),
             ("Most tokens of a reply", str(settings.max_tokens)),
+            ("Weights", settings.quantize or "as the file has them"),
         ]
         for evaluation in self.evaluations:
             pairs.append((f"Time of {evaluation.model}", f"{evaluation.seconds:,.0f} s"))
         lineage = [
-            f"<h3>Lineage of {escape(name)}</h3>\n<pre>{escape(json.dumps(found, indent=2, ensure_ascii=False))}</pre>"
-            for name, found in origin.lineage.items()
+            f"<h3>Lineage of {escape(evaluation.model)}</h3>\n"
+            f"<pre>{escape(json.dumps(evaluation.lineage, indent=2, ensure_ascii=False))}</pre>"
+            for evaluation in self.evaluations
+            if evaluation.lineage is not None
         ]
         note = (
             "Intervals are bootstrapped over problems, whose replies stay together, and for the mean within each task. "

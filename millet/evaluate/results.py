@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from millet.errors import BadRequest
 from millet.reasoning.prompt import Think
+
+if TYPE_CHECKING:
+    from millet.models.packing import Quantize
 
 FAILURES = ("timeout", "error")  # how the reasons of `Graders` begin where a grader hung, raised or died
 
@@ -29,7 +32,7 @@ class Settings:
     """How replies are sampled.
 
     problems: of each group. k: replies to each problem. max_tokens: of a reply, the thought included. seed: of the
-    sampling; the problems are always the same.
+    sampling; the problems are always the same. quantize: how weights are kept; None for as the file has them.
     """
 
     problems: int = 200
@@ -38,6 +41,7 @@ class Settings:
     max_tokens: int = 1024
     think: Think = "on"
     seed: int = 0
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         if self.problems < 1 or self.k < 1:
@@ -87,13 +91,15 @@ class Attempt:
 @dataclass(slots=True)
 class Evaluation:
     """One model on its problems, in order. asked: how many problems there were to be; fewer attempts than that mean
-    that it was interrupted. seconds: of sampling."""
+    that it was interrupted. seconds: of sampling. lineage: what the model's training wrote about it, None where nothing
+    did."""
 
     model: str
     settings: Settings
     attempts: list[Attempt]
     asked: int
     seconds: float
+    lineage: Any = None
 
     @property
     def partial(self) -> bool:
@@ -135,7 +141,8 @@ def read_transcripts(path: Path) -> Evaluation:
     """What `write_transcripts` wrote; of several evaluations the last, which is the model's and not that of what it was
     compared with. Raises BadRequest for a file that is none of these."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines(): a text may have U+2028 and its like, which JSON leaves as they are.
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         start = max(number for number, line in enumerate(lines) if "settings" in line)
         head, replies = lines[start], lines[start + 1 :]
         asked: dict[tuple[Group, int], list[dict[str, Any]]] = {}
@@ -145,7 +152,8 @@ def read_transcripts(path: Path) -> Evaluation:
             Attempt(group, index, of[0]["prompt"], of[0]["expected"], tuple(_sample(line) for line in of))
             for (group, index), of in asked.items()
         ]
-        return Evaluation(head["model"], Settings(**head["settings"]), attempts, head["asked"], head["seconds"])
+        settings, known = Settings(**head["settings"]), (head["asked"], head["seconds"], head["lineage"])
+        return Evaluation(head["model"], settings, attempts, *known)
     except OSError as error:
         raise BadRequest(f"{path} cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -173,6 +181,7 @@ def _head(evaluation: Evaluation) -> dict[str, Any]:
         "settings": asdict(evaluation.settings),
         "asked": evaluation.asked,
         "seconds": evaluation.seconds,
+        "lineage": evaluation.lineage,
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from millet.engine.sampling import Sampling
 from millet.errors import BadRequest, PromptTooLong
 from millet.evaluate.bootstrap import Array, Estimate, interval, ratios, resampled
 from millet.evaluate.harness import BATCH, replies_to
+from millet.evaluate.provenance import lineage_of
 from millet.evaluate.results import Settings
 from millet.models.model import Model
 from millet.reasoning.assistant import Assistant
@@ -54,13 +56,15 @@ class OwnAnswers:
 @dataclass(frozen=True, slots=True)
 class Talk:
     """What was found. figures: by name, in the order in which they are told; perplexities, `rise` (the model's less the
-    base's, as a share of the base's), the share of replies whose thought closed by itself, tokens of a thought."""
+    base's, as a share of the base's), the share of replies whose thought closed by itself, tokens of a thought.
+    lineage: what the model's training wrote about it, None where nothing did."""
 
     model: str
     base: str
     questions: list[str]
     replies: list[Reply]
     figures: dict[str, Estimate | None]
+    lineage: Any = None
 
 
 def read_questions(path: Path, most: int) -> list[str]:
@@ -112,7 +116,8 @@ def measure(model: Assistant, own: OwnAnswers, settings: Settings) -> Talk:
     ]
     answered = dict(replies_to(requests, 2 * BATCH))
     replies = [answered[number][0] for number in range(len(requests))]
-    return Talk(model.model.name, own.base, questions, replies, _figures(own.said, surprises, replies))
+    figures = _figures(own.said, surprises, replies)
+    return Talk(model.model.name, own.base, questions, replies, figures, lineage_of(model.model))
 
 
 def surprise(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> float:

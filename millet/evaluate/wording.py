@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from millet.evaluate.bootstrap import Estimate
 from millet.evaluate.metrics import AMOUNTS
 
@@ -16,6 +18,11 @@ TITLES = {
     "tokens_per_second": "tokens/s",
 }
 NOTHING = "–"
+
+
+def told_apart(names: Sequence[str], typed: Sequence[str]) -> Sequence[str]:
+    """Names of models; where two have the same, such as the stage 2-grpo of two runs, what was typed for each."""
+    return names if len(set(names)) == len(names) else typed
 
 
 def title(name: str) -> str:

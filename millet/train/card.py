@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from millet.evaluate.wording import range_of, title, value_of
 from millet.tasks.find import FILE_KINDS, VARIABLE
 from millet.tasks.gym import gym_names
 from millet.train.recipe import build
-from millet.train.stage import FROM_STAGE
+from millet.train.stage import FROM_STAGE, MODEL
 
 GYM = "reasoning-gym"
 NAMED_KINDS = ("gsm8k", "svamp")  # of tasks: datasets that have a name, whatever the file is called
@@ -136,7 +135,7 @@ def model_card(
         _head(card, [named[dataset] for dataset in used]),
         f"# {card.title}\n\n{card.description.strip()}",
         "## Run it\n\n" + _run(name, base, card),
-        "## How good it is\n\n" + "\n\n".join(_scores(each, name, base) for each in evaluations),
+        "## How good it is\n\n" + "\n\n".join(_scores(each, name, base, lineage) for each in evaluations),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in card.limits),
         "## How it was made\n\n" + _made(base, lineage),
         "## Data\n\n" + _data(used, named),
@@ -217,28 +216,28 @@ It was trained beside the weights of `{base}` as that file has them; beside othe
 figures may differ."""
 
 
-def _scores(found: Mapping[str, Any], name: str, base: str) -> str:
-    return _talk(found, name, base) if "figures" in found else _tasks(found, name, base)
+def _scores(found: Mapping[str, Any], name: str, base: str, lineage: Mapping[str, Any]) -> str:
+    return _talk(found, name, base) if "figures" in found else _tasks(found, name, lineage)
 
 
-def _tasks(found: Mapping[str, Any], name: str, base: str) -> str:
+def _tasks(found: Mapping[str, Any], name: str, lineage: Mapping[str, Any]) -> str:
     """One evaluation, or two on the same problems, of which the last is this model's."""
     if any(model["partial"] for model in found["models"]):
         raise BadRequest(f"an evaluation was interrupted ({found['command']}); run it to its end")
     models, k = found["models"], found["settings"]["k"]
+    scores = [_by_group(model) for model in models]
+    gains = _by_group(found["difference"]) if "difference" in found else None
+    groups = scores[-1].keys()
+    if any(each.keys() != groups for each in (*scores, gains or scores[-1])):
+        raise BadRequest(f"an evaluation asked two models different tasks ({found['command']}); ask both the same")
     figures = ["pass@1", f"majority@{k}"] if k > 1 else ["pass@1"]
-    names = [*(_compared(found, base) for _ in models[:-1]), name]
+    names = [*(_compared(model, lineage) for model in models[:-1]), name]
     heads = ["task", *(f"{each}, {title(figure)}" for each in names for figure in figures)]
-    gains = found.get("difference")
-    rows = [
-        [_group(task), *(_share(model["tasks"][number]["figures"][figure]) for model in models for figure in figures)]
-        for number, task in enumerate(models[-1]["tasks"])
-    ]
-    rows.append(["**mean**", *(_share(model["mean"][figure]) for model in models for figure in figures)])
+    rows = [[group, *(_share(each[group].get(figure)) for each in scores for figure in figures)] for group in groups]
     if gains is not None:
         heads.append("difference in points")
-        for row, each in zip(rows, [*(task["figures"] for task in gains["tasks"]), gains["mean"]], strict=True):
-            row.append(_share(each["pass@1"], signed=True))
+        for group, row in zip(groups, rows, strict=True):
+            row.append(_share(gains[group]["pass@1"], signed=True))
     mean = models[-1]["mean"]
     thought = value_of("thinking_tokens", _estimate(mean["thinking_tokens"]))
     return (
@@ -251,13 +250,18 @@ def _tasks(found: Mapping[str, Any], name: str, base: str) -> str:
 def _asked(found: Mapping[str, Any]) -> str:
     settings = found["settings"]
     replies = "one reply" if settings["k"] == 1 else f"{settings['k']} replies"
-    most = f"at most {settings['max_tokens']:,} tokens"
+    most = f"at most {settings['max_tokens']:,} tokens{_weights(settings)}"
     return (
         f"Up to {settings['problems']:,} problems of each task that no training drew from, {replies} to each, "
         f"temperature {settings['temperature']:g}, thinking {settings['think']}, {most}, seed {settings['seed']}; "
         f"shares of right answers with 95% intervals. By `millet eval` of Millet {found['versions']['millet']}, "
         f"{found['date']}, on {found['machine']}."
     )
+
+
+def _weights(settings: Mapping[str, Any]) -> str:
+    """Where they were not taken as the file has them."""
+    return f", --quantize {settings['quantize']}" if settings["quantize"] else ""
 
 
 def _talk(found: Mapping[str, Any], name: str, base: str) -> str:
@@ -271,22 +275,30 @@ def _talk(found: Mapping[str, Any], name: str, base: str) -> str:
             cells.append([wording, f"{told[0]} ({told[1]} to {told[2]})"])
     return (
         f"Whether it still talks as `{base}` does, on {settings['problems']:,} everyday questions (`millet eval "
-        f"--talk`, temperature {settings['temperature']:g}, seed {settings['seed']}), with 95% intervals:\n\n"
-        + _table(["", name], cells)
+        f"--talk`, temperature {settings['temperature']:g}, seed {settings['seed']}{_weights(settings)}), with 95% "
+        "intervals:\n\n" + _table(["", name], cells)
     )
 
 
-def _compared(found: Mapping[str, Any], base: str) -> str:
-    """What the first of two models is called: the base, or the stage of a run whose model it was."""
-    given = found["models"][0]["model"]
-    words = shlex.split(found["command"])
-    path = PurePosixPath(words[words.index("--compare") + 1]) if "--compare" in words else PurePosixPath()
-    stage = re.fullmatch(r"\d+-(.+)", path.parent.name)
-    return base if given == base else f"after {stage[1]}" if stage and path.name == given else given
+def _compared(model: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+    """What the first of two models is called: by the stage of the chain that has made it, else as it was typed. Of a
+    path no more is told than the run and the stage."""
+    made = model["lineage"]
+    if isinstance(made, Mapping):
+        for name, stage in lineage["stages"].items():
+            if made.get("sha256") == stage["sha256"]:
+                return f"after {name}"
+    given = PurePosixPath(model["model"])
+    return "/".join(given.parts[-3:-1]) if given.name == MODEL else given.name
 
 
-def _group(task: Mapping[str, Any]) -> str:
-    return f"{task['task']}, level {task['level']}" if task["level"] else str(task["task"])
+def _by_group(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Figures by task and level, and those of the mean last: evaluations may have their tasks in any order."""
+    groups = {
+        f"{task['task']}, level {task['level']}" if task["level"] else str(task["task"]): task["figures"]
+        for task in found["tasks"]
+    }
+    return groups | {"**mean**": found["mean"]}
 
 
 def _estimate(found: Mapping[str, float] | None) -> Estimate | None:
@@ -373,12 +385,14 @@ def _again(name: str, lineage: Mapping[str, Any]) -> str:
     tasks = [task for stage in lineage["stages"].values() for task in stage["configuration"].get("tasks") or ()]
     outside = list(dict.fromkeys(task.partition(":")[2] for task in tasks if VARIABLE.search(task)))
     needed = f" It reads {', '.join(f'`{path}`' for path in outside)}." if outside else ""
+    # A stage that was begun by an earlier program may not tell its packages.
+    packages = "".join(f", {name} {version}" for name, version in environment.get("packages", {}).items())
     place = environment["gpu"] or f"CPUs, {environment['threads']} threads"
     return (
         f"```sh\nmillet train recipes/{name}.toml\n```\n\nin the project's source tree makes it from its base.{needed} "
-        f"It was made by Millet {code['version']}, PyTorch {environment['torch']} and Python "
-        f"{environment['python']} on {place}. The same program on the same machine gives the same weights, bit for "
-        "bit, where no GPU took part; elsewhere they differ a little, and so do the figures."
+        f"It was made by Millet {code['version']}, PyTorch {environment['torch']}, Python "
+        f"{environment['python']}{packages} on {place}. The same program on the same machine gives the same weights, "
+        "bit for bit, where no GPU took part; elsewhere they differ a little, and so do the figures."
     )
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from millet.cli.eval import evaluate, parse_tasks
 from millet.errors import BadRequest
 from millet.models.model import Model
 from millet.reasoning.assistant import Assistant
+from millet.tasks.task import Problem
 from tests.evaluate.fakes import Broken, Sums
 from tests.reasoning.toys import toy_model
 
@@ -88,16 +90,72 @@ def test_an_earlier_run_that_was_asked_otherwise_is_refused_at_once(
     run("one", "--tasks", "sums", "--seed", "5", "--transcripts", str(lines), *QUICK)
     monkeypatch.setattr("millet.models.load.load", lambda *args, **options: pytest.fail("loaded"))
     told = str(run("two", "--tasks", "sums", "--compare", str(lines), *QUICK).exception)
-    assert told.endswith("one.jsonl was asked otherwise; add --seed 5, or compare with the model itself")
+    assert told.endswith("one.jsonl was asked otherwise (--seed 5); ask the same way, or compare with the model itself")
     whole = lines.read_text().splitlines(keepends=True)
     lines.write_text("".join(whole[:-1]))
     told = str(run("two", "--tasks", "sums", "--seed", "5", "--compare", str(lines), *QUICK).exception)
     assert "was interrupted after 3 of 4 problems" in told
-    for content in ("", "{}\n", "[]", "no JSON", '{"settings": {"problems": 0}, "model": ""}'):
+    nameless = json.dumps({key: value for key, value in json.loads(whole[0]).items() if key != "lineage"})
+    for content in ("", "{}\n", "[]", "no JSON", nameless, '{"settings": {"problems": 0}, "model": ""}'):
         lines.write_text(content)
         refused = run("two", "--tasks", "sums", "--compare", str(lines), *QUICK).exception
         assert isinstance(refused, BadRequest)
     assert isinstance(run("two", "--tasks", "sums", "--compare", "gone.jsonl", *QUICK).exception, BadRequest)
+
+
+def test_an_earlier_run_of_other_problems_or_weights_is_refused_at_once(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "one.jsonl"
+
+    def told(*words: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("millet.models.load.load", lambda *args, **options: pytest.fail("loaded"))
+            result = run("two", "--tasks", "sums", "--compare", str(lines), *QUICK, *words)
+        assert isinstance(result.exception, BadRequest)
+        return str(result.exception)
+
+    def write(*words: str) -> None:
+        assert run("one", "--tasks", "sums", "--transcripts", str(lines), *QUICK, *words).exit_code == 0
+
+    write("--quantize", "q8")
+    assert "one.jsonl was asked otherwise (--quantize q8)" in told()
+    write()
+    assert "one.jsonl was asked otherwise (no --quantize)" in told("--quantize", "q8")
+    assert "one.jsonl has other tasks (sums); give the same --tasks and --levels" in told("--levels", "1")
+    assert "has other tasks (sums)" in told("--levels", "0,1")
+    write("--levels", "0,2")
+    assert "has other tasks (sums; sums, level 2)" in told()
+    assert run("two", "--tasks", "sums", "--levels", "2,0", "--compare", str(lines), *QUICK).exit_code == 0
+    write()
+    sample = Sums.sample
+
+    def reworded(*given: Any) -> Problem:
+        problem = sample(*given)
+        return replace(problem, prompt=f"{problem.prompt} Now!")
+
+    monkeypatch.setattr(Sums, "sample", reworded)
+    assert "one.jsonl has other problems" in told()
+
+
+def test_two_models_of_one_name_are_told_apart_with_a_lineage_each(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same stage of two runs; the first also by what it wrote."""
+    for name in ("one", "two"):
+        models[name].name, models[name].path = "2-grpo", tmp_path / name
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lineage.json").write_text(json.dumps({"sha256": f"of {name}"}))
+    lines = str(tmp_path / "one.jsonl")
+    assert run("one", "--tasks", "sums", "--transcripts", lines, *QUICK).exit_code == 0
+    for compared in ("one", lines):
+        words = ("two", "--tasks", "sums", "--compare", compared, *QUICK)
+        found = json.loads(run(*words, "--json").stdout)["models"]
+        assert [each["model"] for each in found] == [compared, "two"]
+        assert [each["lineage"]["sha256"] for each in found] == ["of one", "of two"]
+        assert f"two less {compared}" in run(*words).stdout
+    alone = json.loads(run("two", "--tasks", "sums", "--json", *QUICK).stdout)["models"]
+    assert [each["model"] for each in alone] == ["2-grpo"]
 
 
 def test_the_command_it_tells_gives_the_same_figures(models: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from millet.evaluate.page import escape
 from millet.evaluate.plot import curve, distribution, intervals
-from millet.evaluate.provenance import Origin
+from millet.evaluate.provenance import Origin, origin
 from millet.evaluate.report import LONGEST, Report, warnings
 from millet.evaluate.results import Evaluation, Group, read_transcripts, write_transcripts
 from tests.evaluate.toys import ADD, attempt, evaluation, sample, solved
@@ -68,8 +68,9 @@ def two() -> Report:
 
 
 def test_hostile_texts_are_texts() -> None:
-    lineage = {HOSTILE: {HOSTILE: HOSTILE}}
-    made = report(hostile(), hostile(), command=HOSTILE, machine=HOSTILE, versions={HOSTILE: HOSTILE}, lineage=lineage)
+    one, other = hostile(), hostile()
+    one.lineage = other.lineage = {HOSTILE: HOSTILE}
+    made = report(one, other, command=HOSTILE, machine=HOSTILE, versions={HOSTILE: HOSTILE})
     html = made.to_html()
     html.encode()  # no lone surrogates
     page = Page(html)
@@ -111,9 +112,25 @@ def test_what_a_reader_must_find() -> None:
 
 def test_lineage_is_shown_where_there_is_one() -> None:
     assert "Lineage" not in Page(two().to_html()).text
-    shown = Page(report(evaluation(solved(1, 0)), lineage={"toy": {"parents": ["a base"]}}).to_html()).text
+    made = evaluation(solved(1, 0))
+    made.lineage = {"parents": ["a base"]}
+    shown = Page(report(made).to_html()).text
     assert "Lineage of toy" in shown
     assert "a base" in shown
+
+
+def test_two_models_of_one_name_have_a_lineage_each() -> None:
+    before, after = evaluation(solved(1, 0), model="2-grpo"), evaluation(solved(1, 1), model="2-grpo")
+    before.lineage, after.lineage = {"sha256": "this"}, {"sha256": "that"}
+    made = report(before, after)
+    assert [each["lineage"]["sha256"] for each in made.to_dict()["models"]] == ["this", "that"]
+    shown = Page(made.to_html()).text
+    assert '"this"' in shown
+    assert '"that"' in shown
+
+
+def test_versions_are_also_those_of_what_makes_problems() -> None:
+    assert {"millet", "torch", "python", "reasoning-gym", "math-verify"} <= origin("millet eval toy").versions.keys()
 
 
 def test_long_transcripts_are_cut_and_say_so() -> None:
@@ -169,6 +186,15 @@ def test_transcripts_are_lines_of_json(tmp_path: Any) -> None:
     assert [(line["index"], line["sample"], line["score"]) for line in lines] == [(3, 0, 1.0), (3, 1, 0.0)]
     assert lines[0]["content"] == "a\nb"
     assert (lines[0]["model"], lines[0]["task"], lines[0]["level"]) == ("toy", ADD.task, ADD.level)
+
+
+def test_transcripts_of_any_text_are_read_as_they_were_written(tmp_path: Any) -> None:
+    """With what Python takes for the end of a line and JSON does not."""
+    text = "one\u2028two\u2029three\x85four\x0bfive\r\nsix\n\nseven\x1e"
+    made = evaluation([attempt(0, sample(1, reasoning=text, content=text, answer=text), sample(0))], k=2)
+    made.lineage = {"stage": text}
+    write_transcripts([made], tmp_path / "t.jsonl")
+    assert read_transcripts(tmp_path / "t.jsonl") == made
 
 
 def test_escape_leaves_newlines_and_letters() -> None:

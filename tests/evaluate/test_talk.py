@@ -103,6 +103,23 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def namesakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Models that the same stage of two runs has made, a and b."""
+    paths = [tmp_path / run / "2-grpo" / "model" for run in "ab"]
+    for path in paths:
+        path.mkdir(parents=True)
+        (path / "lineage.json").write_text(json.dumps({"sha256": f"of {path.parts[-3]}"}))
+
+    def load(name: str, quantize: Any = None) -> Model:
+        model = toy_model(1)
+        model.name, model.path = "2-grpo", Path(name)
+        return model
+
+    monkeypatch.setattr("millet.models.load.load", load)
+    return paths
+
+
 def run(*words: str) -> Any:
     app = typer.Typer()
     app.command()(evaluate)
@@ -126,7 +143,15 @@ def test_for_programs_and_every_reply(asked: Path, tmp_path: Path) -> None:
     assert (found["model"], found["base"], found["settings"]["think"]) == ("one", "two", 6)
     assert set(found["figures"]) == {"base_perplexity", "perplexity", "rise", "closed_itself", "thinking_tokens"}
     assert found["figures"]["closed_itself"]["low"] == 0.0
+    assert found["lineage"] is None
     assert [json.loads(line)["prompt"] for line in lines.read_text().splitlines()] == ASKED[:2]
+
+
+def test_the_lineage_is_told_and_namesakes_are_told_apart(asked: Path, namesakes: list[Path]) -> None:
+    before, after = map(str, namesakes)
+    found = json.loads(run(after, "--compare", before, *WORDS[3:], "--talk", str(asked), "--json").stdout)
+    assert (found["model"], found["base"]) == (after, before)
+    assert found["lineage"] == {"sha256": "of b"}
 
 
 @pytest.mark.parametrize("words", [

@@ -69,6 +69,7 @@ def stage(kind: str, parent: str, cost: dict[str, Any], **more: Any) -> dict[str
         "configuration": {"kind": kind, **more},
         "seed": 7,
         "parents": {parent: "00"},
+        "sha256": f"of {kind}",
         "code": {"version": "0.1.0", "sha256": "00"},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "processes": 1, "threads": 2, "gpu": None},
         "ledger": cost,
@@ -101,15 +102,20 @@ def evaluated(*shares: float, model: str = "model", k: int = 1) -> Evaluation:
     return evaluation([*solved(*shares, k=k), *solved(0, 0, k=k, group=Group("mul", 2))], k=k, model=model)
 
 
+def lineage_of(kind: str) -> dict[str, Any]:
+    """Of a model, as its folder has it."""
+    return {"stage": kind, "artifact": "model", "sha256": f"of {kind}"}
+
+
 def printed(first: Evaluation, second: Evaluation | None = None, command: str = "millet eval m") -> dict[str, Any]:
     origin = Origin(command, "2030-01-02 03:04 UTC", "a machine", {"millet": "0.1.0"})
     found: dict[str, Any] = json.loads(json.dumps(Report.of(origin, first, second).to_dict()))
     return found
 
 
-def talked(base: str = "base") -> dict[str, Any]:
-    values = dict.fromkeys(TALK, Estimate(0.1, 0.05, 0.15))
-    found: dict[str, Any] = json.loads(talk_as_json(Talk("model", base, ["Why?"] * 100, [], values), Settings()))
+def talked(base: str = "base", **settings: Any) -> dict[str, Any]:
+    talk = Talk("model", base, ["Why?"] * 100, [], dict.fromkeys(TALK, Estimate(0.1, 0.05, 0.15)))
+    found: dict[str, Any] = json.loads(talk_as_json(talk, Settings(**settings)))
     return found
 
 
@@ -180,12 +186,56 @@ def test_scores_stand_beside_the_bases(tmp_path: Path) -> None:
 
 
 def test_a_stage_before_and_a_majority_have_their_names(tmp_path: Path) -> None:
-    before, after = evaluated(0.5, 0, k=4), evaluated(1, 0.5, k=4)
-    command = "millet eval runs/m/4-grpo/model --k 4 --compare 'runs/a b/3-cold/model'"
-    text = card_of(tmp_path, evaluations=[printed(before, after, command)])
+    before, after = evaluated(0.5, 0, k=4, model="3-cold"), evaluated(1, 0.5, k=4)
+    before.lineage = lineage_of("sft")
+    text = card_of(tmp_path, evaluations=[printed(before, after)])
     heads = "| task | after cold, pass@1 | after cold, majority@4 | toy-135, pass@1 | toy-135, majority@4 | difference"
     assert heads in text
     assert "4 replies to each" in text
+
+
+def test_another_run_is_not_taken_for_a_stage_of_this_one(tmp_path: Path) -> None:
+    """Its stage may have the same name; and where it lies on this machine is not told."""
+    before, after = evaluated(0, 0, model="/home/me/runs/other/3-cold/model"), evaluated(1, 0)
+    for lineage in (None, ["of somebody else"], lineage_of("sft") | {"sha256": "another"}):
+        before.lineage = lineage
+        text = card_of(tmp_path, evaluations=[printed(before, after)])
+        assert "| task | other/3-cold, pass@1 | toy-135, pass@1 |" in text
+        assert "/home" not in text
+
+
+def test_figures_are_joined_by_task_and_not_by_place(tmp_path: Path) -> None:
+    """As where what was compared with is a file, whose tasks have an order of their own."""
+    add, mul = solved(0, 0), solved(1, 1, group=Group("mul", 2))
+    before, after = evaluation([*mul, *add], model="base"), evaluation([*add, *mul])
+    lines = card_of(tmp_path, evaluations=[printed(before, after)]).splitlines()
+    for task, value in (("add", "0.0%"), ("mul, level 2", "100.0%")):
+        (line,) = [line for line in lines if line.startswith(f"| {task} |")]
+        assert [cell.split()[0] for cell in line.split("|")[2:5]] == [value, value, "+0.0"]
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_two_models_that_were_asked_different_tasks_are_refused(tmp_path: Path, fewer: int) -> None:
+    both = evaluated(0, 0, model="base"), evaluated(1, 0)
+    both[fewer].attempts = both[fewer].attempts[:2]
+    both[fewer].asked = 2
+    with pytest.raises(BadRequest, match="asked two models different tasks") as no:
+        card_of(tmp_path, evaluations=[printed(*both)])
+    assert "\n" not in str(no.value)
+
+
+def test_other_weights_than_the_files_are_told(tmp_path: Path) -> None:
+    found = printed(evaluated(1, 0))
+    assert "--quantize" not in card_of(tmp_path, evaluations=[found, talked()])
+    found["settings"]["quantize"] = "q8"
+    assert card_of(tmp_path, evaluations=[found, talked(quantize="q8")]).count(", --quantize q8") == 2
+
+
+def test_the_versions_of_what_makes_problems_are_told_where_they_are_known(tmp_path: Path) -> None:
+    assert "PyTorch 2.13.0, Python 3.11.7 on CPUs" in card_of(tmp_path)
+    found = lineage()
+    found["stages"]["grpo"]["environment"]["packages"] = {"reasoning-gym": "0.1.25"}
+    assert "Python 3.11.7, reasoning-gym 0.1.25 on CPUs" in card_of(tmp_path, lineage=found)
 
 
 def test_talk_is_told(tmp_path: Path) -> None:

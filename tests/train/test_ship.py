@@ -13,13 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from millet.cli.talk import talk_as_json
 from millet.errors import BadRequest, MilletError
-from millet.evaluate.provenance import origin
+from millet.evaluate.bootstrap import Estimate
+from millet.evaluate.provenance import lineage_of, origin
 from millet.evaluate.report import Report
+from millet.evaluate.results import Evaluation, Settings
+from millet.evaluate.talk import Talk
 from millet.models.adapter import CONFIG, FACTORS, Adapter, Factors
 from millet.models.catalog import catalog
 from millet.models.load import load
 from millet.models.model import Model
+from millet.train.card import TALK
 from millet.train.chain import train
 from millet.train.lora import LoraConfig
 from millet.train.recipe import read_recipe
@@ -97,9 +102,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
-def evaluated(model: Model, partial: bool = False) -> dict[str, Any]:
-    found = evaluation(solved(1, 0), model=model.name, asked=3 if partial else None)
-    return Report.of(origin("millet eval model", model), found).to_dict()
+def evaluated(model: Model, beside: Model | None = None, partial: bool = False) -> dict[str, Any]:
+    def of(model: Model) -> Evaluation:
+        found = evaluation(solved(1, 0), model=model.name, asked=3 if partial else None)
+        found.lineage = lineage_of(model)
+        return found
+
+    both = [of(each) for each in (beside, model) if each is not None]
+    return Report.of(origin("millet eval model", model), *both).to_dict()
+
+
+def talked(model: Model) -> dict[str, Any]:
+    talk = Talk(model.name, BASE, ["Why?"], [], {name: Estimate(0.1, 0.05, 0.15) for name in TALK}, lineage_of(model))
+    found: dict[str, Any] = json.loads(talk_as_json(talk, Settings()))
+    return found
 
 
 def shipped(place: Path, to: Path, **given: Any) -> str:
@@ -156,7 +172,7 @@ def test_the_catalog_takes_it(place: Path) -> None:
     try:
         model = load(NAME)
         assert model.path == place / "adapters" / NAME
-        assert origin("millet eval", model).lineage[NAME]["stages"].keys() == {"worked", "sft"}
+        assert lineage_of(model)["stages"].keys() == {"worked", "sft"}
         again = place / "again.json"
         again.write_text(json.dumps(evaluated(model)))  # also figures of what was shipped are of this model
         shipped(place, place / "adapters" / NAME, evaluations=[again])
@@ -192,7 +208,7 @@ def test_what_cannot_be_shipped_is_refused_and_leaves_nothing(
     refused("has no lineage.json of a whole recipe", run=place / "run/2-sft")
     other = tmp_path / "other.json"
     found = json.loads((place / "eval.json").read_text())
-    found["lineage"]["2-sft"]["sha256"] = "0" * 64
+    found["models"][0]["lineage"]["sha256"] = "0" * 64
     other.write_text(json.dumps(found))
     refused("other.json is of another model", evaluations=[other])
     other.write_text(json.dumps(evaluated(load(place / "run/2-sft/model"), partial=True)))
@@ -203,6 +219,55 @@ def test_what_cannot_be_shipped_is_refused_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(module, "LARGEST", 10_000)
         refused(r"toy would have 0\.0 MB, and 0 are allowed")
+
+
+def test_figures_of_another_model_are_refused(place: Path, tmp_path: Path) -> None:
+    """Whatever it is called, and also where nothing is known of its making, or of it what is known of anybody."""
+    trained, base = load(place / "run/2-sft/model"), load(BASE)
+    namesake = load(BASE)
+    namesake.name = trained.name
+    file = tmp_path / "eval.json"
+    for found in (evaluated(trained, beside=base), evaluated(trained, beside=namesake), talked(trained)):
+        file.write_text(json.dumps(found))
+        shipped(place, tmp_path / "toy", evaluations=[file])
+    others = [evaluated(base), evaluated(namesake), evaluated(base, beside=trained), talked(base), talked(namesake)]
+    strange: list[Any] = [{}, {"stages": []}, ["of somebody else"], "none", {"sha256": 0}]
+    for lineage in strange:
+        others.append(evaluated(trained))
+        others[-1]["models"][0]["lineage"] = lineage
+    for found in others:
+        file.write_text(json.dumps(found))
+        with pytest.raises(BadRequest, match=r"eval\.json is of another model"):
+            shipped(place, tmp_path / "other", evaluations=[file])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_chain_stands_for_the_model_that_it_ends_with(place: Path, tmp_path: Path) -> None:
+    """What was trained further from the shipped one has its hash among those of its chain, too."""
+    shipped(place, tmp_path / "toy")
+    found, file = evaluated(load(tmp_path / "toy")), tmp_path / "eval.json"
+    file.write_text(json.dumps(found))
+    shipped(place, tmp_path / "again", evaluations=[file])
+    stages = found["models"][0]["lineage"]["stages"]
+    stages["further"] = stages["sft"] | {"sha256": "0" * 64}
+    file.write_text(json.dumps(found))
+    with pytest.raises(BadRequest, match="is of another model"):
+        shipped(place, tmp_path / "other", evaluations=[file])
+
+
+def test_conversations_are_counted_whatever_is_said_in_them(place: Path, tmp_path: Path) -> None:
+    """With what Python takes for the end of a line and JSON does not."""
+    data = place / "run/1-worked/data.jsonl"
+    kept = data.read_text("utf-8")
+    row = json.loads(kept.split("\n")[0])
+    row["messages"][0]["content"] = "one\u2028two\u2029three\x85four"
+    try:
+        data.write_text(kept + json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+        shipped(place, tmp_path / "toy")
+    finally:
+        data.write_text(kept, "utf-8")
+    stages = json.loads((tmp_path / "toy/lineage.json").read_text("utf-8"))["stages"]
+    assert stages["worked"]["conversations"] == {"gym:chain_sum": 4}
 
 
 def test_an_adapter_that_the_run_has_not_made_is_refused(place: Path, tmp_path: Path) -> None:
