@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -26,13 +27,13 @@ from millet.models.catalog import catalog
 from millet.models.hub import locate, pull
 from millet.tasks.find import find_task, task_file
 from millet.train import devices
-from millet.train.checkpoint import file_hash, write_atomically
+from millet.train.checkpoint import CHECKPOINTS, file_hash, write_atomically
 from millet.train.ledger import Ledger
 from millet.train.lineage import check_same, origin, read_lineage, write_lineage
 from millet.train.progress import Progress
 from millet.train.recipe import Recipe, configuration
 from millet.train.report import write_report
-from millet.train.stage import FROM_STAGE, MODEL, Context, Outcome, Stage
+from millet.train.stage import FROM_STAGE, MODEL, Context, Outcome, Stage, TrainingStage
 
 
 def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]:
@@ -44,6 +45,10 @@ def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]
     _check(recipe)
     try:
         return _train(recipe, Path(out), progress)
+    except FileNotFoundError as error:
+        raise MilletError(
+            f"{error.filename or out} is not there any more; restore it, or choose a new --out"
+        ) from error
     except OSError as error:
         place = error.filename or out
         raise MilletError(
@@ -53,7 +58,6 @@ def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]
 
 def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     with _only_one(out) if devices.first() else nullcontext():
-        devices.from_first(lambda: write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8")))
         devices.from_first(lambda: _check_outside(recipe, out))
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
         done, lineages = dict[str, Path](), dict[str, Any]()
@@ -75,6 +79,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
             done[stage.name] = folder
             if (folder / MODEL).exists():
                 base = stage.name
+        devices.from_first(lambda: _keep(recipe, out))
         whole = {"recipe_sha256": file_hash(recipe.path), "stages": lineages, "ledger": _total(recipe, lineages)}
         devices.from_first(lambda: write_lineage(out, whole))
         return whole
@@ -83,15 +88,20 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     """What can be seen to fail before the first stage has cost anything."""
     names: list[str] = []
+    models = [stage.name for stage in recipe.stages if isinstance(stage, TrainingStage)]
     for stage in recipe.stages:
         for source in stage.sources():
             if source.startswith(FROM_STAGE):
                 if source.removeprefix(FROM_STAGE) not in names:
                     raise BadRequest(f"stage {stage.name} reads {source!r}, which names no earlier stage")
+                if source.removeprefix(FROM_STAGE) in models:
+                    raise BadRequest(f"stage {stage.name} reads {source!r}, which makes a model and no data")
             elif not (recipe.path.parent / Path(source).expanduser()).is_file():
                 raise BadRequest(
                     f"stage {stage.name} reads {source}, which is not beside {recipe.path}; check the path"
                 )
+        if stage.base in names and stage.base not in models:
+            raise BadRequest(f"the base of stage {stage.name} is {stage.base}, which makes data and no model")
         names.append(stage.name)
 
 
@@ -105,7 +115,11 @@ def _check_outside(recipe: Recipe, out: Path) -> None:
                 if name not in names:
                     locate(name)  # raises where there is neither a stage nor a model of that name
             for task in getattr(stage, "tasks", ()):
-                find_task(task, recipe.path.parent)
+                found, levels = find_task(task, recipe.path.parent), getattr(stage, "levels", ())
+                if levels and not any(0 <= level < found.levels for level in levels):
+                    raise BadRequest(
+                        f"stage {stage.name}: {task} has the levels 0 to {found.levels - 1}, and none of {list(levels)}"
+                    )
             stage.check()
         names.append(stage.name)
 
@@ -134,6 +148,7 @@ def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str
     now, finished = devices.from_first(lambda: _begin(stage, start, context))
     if finished is not None:
         return finished
+    devices.from_first(lambda: _keep(recipe, context.folder.parent))
     try:
         outcome = stage.run(context) if stage.together else devices.from_first(lambda: stage.run(context))
         lineage = devices.from_first(lambda: _finish(now, outcome, context))
@@ -143,6 +158,11 @@ def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str
         raise
     _report(now, recipe, context)
     return lineage
+
+
+def _keep(recipe: Recipe, out: Path) -> None:
+    """Not before it has been found to be the recipe of what is there."""
+    write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8"))
 
 
 def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -169,6 +189,7 @@ def _finish(now: Mapping[str, Any], outcome: Outcome, context: Context) -> dict[
     if outcome.artifact.is_dir():
         write_lineage(outcome.artifact, lineage)
     write_lineage(context.folder, lineage)
+    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
     return lineage
 
 

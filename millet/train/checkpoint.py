@@ -20,6 +20,7 @@ from torch import Tensor
 from millet.errors import MilletError
 from millet.train import devices, sharding
 
+CHECKPOINTS = "checkpoints"  # the folder in a stage's
 KEPT = 2
 STATE, SHARDS, DIGEST = "state.pt", "shards", "state.sha256"
 PREFIX = "step-"

@@ -26,6 +26,7 @@ from millet.models.model import Model
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.reply import Reply
 from millet.tasks.band import Band, beginning
+from millet.tasks.check import check
 from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
@@ -50,6 +51,9 @@ class Learner(Protocol):
     def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]: ...
 
 
+TRIES = 100  # questions in a row that may be too long
+
+
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings:
     """levels: that each task climbs, easiest first; by default its own. band: questions asked at each of them before
@@ -57,6 +61,7 @@ class GrpoSettings:
     rounds: how often groups without signal are replaced; those that have none after that are left out. format_reward,
     language_reward: weights beside accuracy's 1. language: of the replies, for it. overlong_margin: tokens below
     the longest reply from where length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
+    resample: replace groups without signal at all; else they stay, in the mean and in the KL term.
     reference_every: steps after which the reference becomes the model of then (objective.kl).
     """
 
@@ -65,6 +70,7 @@ class GrpoSettings:
     questions: int = 4
     replies: int = 8
     max_tokens: int = 256
+    resample: bool = True
     rounds: int = 3
     objective: Objective = field(default_factory=Objective)
     format_reward: float = 1.0
@@ -80,8 +86,9 @@ class GrpoSettings:
         for name in ("questions", "max_tokens", "rounds", "micro_tokens", "reference_every"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.band < 0:
-            raise BadRequest(f"band is {self.band}; it must be at least 0")
+        for name in ("band", "format_reward", "language_reward", "overlong_margin"):
+            if getattr(self, name) < 0:
+                raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 0")
         if len(set(self.levels)) < len(self.levels):
             raise BadRequest(f"levels is {list(self.levels)}; name each once")
 
@@ -125,39 +132,56 @@ class GrpoMethod:
         self._drawn: Counter[str] = Counter()
         self._reference: dict[str, Tensor] = {}
         self._metrics: dict[str, float | None] = {}
+        self._faults = (0, 0)  # timeouts and errors of graders before this step
         self._seconds: defaultdict[str, float] = defaultdict(float)  # of this step, by what they were for
+        self._sampled = 0  # tokens that no micro-batch has accounted for
+        self._too_long = 0  # questions of this step that were passed over
         self._sample: dict[str, Any] | None = None
 
     def check(self) -> list[str]:
-        """A first round of replies shows whether there is anything to learn from."""
+        """First replies show whether there is anything to learn, and a self-test whether the graders can be trusted."""
         before = self.state()
         self._begin()
-        scored = self._round(random.Random(f"check {self._seed}"), self._settings.questions)
+        scored = self._collect(random.Random(f"check {self._seed}"))
         self.restore(before)  # a run that goes on does not check again, and must do the same
         passed = [grade.score for each in scored for grade in each.grades]
         signal = sum(each.signal for each in scored)
-        if len({reward for each in scored for reward in each.rewards.tolist()}) < 2:
+        if not signal:
             raise BadRequest(
-                f"all {len(passed)} replies of a first round got the same reward; "
-                "find the levels with signal by `millet task band`, or give more replies or questions"
+                f"all replies to each of {len(scored)} first questions got the same reward, so there is nothing to "
+                "learn; find the levels with signal by `millet task band`, or give more replies or questions"
             )
         rate = sum(passed) / len(passed)
         return [
+            *(self._trust(task) for task in self._tasks.values()),
             *(_told(name, level, bands) for name, (level, bands) in (self._beginnings or {}).items()),
-            f"first round: {rate:.0%} right, {signal} of {len(scored)} questions with signal",
+            f"first replies: {rate:.0%} right, {signal} of {len(scored)} questions with signal",
         ]
+
+    def _trust(self, task: Task) -> str:
+        """The self-test of a grader in a line. What a trick can earn is what the model would learn."""
+        rows = check(task, self._judges)
+        refused = [row for row in rows if not row.accepted]
+        if not refused:
+            return f"{task.name}: its grader passed the self-test"
+        worst = max(refused, key=lambda row: (row.faults, row.score or 0.0))
+        what = f"{worst.faults} of the replies of kind {worst.kind!r} could not be graded" if worst.faults else ""
+        what = what or f"{worst.kind!r} scores {worst.score:.2g}"
+        return f"warning: the grader of {task.name} cannot be trusted: {what} ({worst.reason}); see `millet task check`"
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         settings = self._settings
         self._seconds.clear()
+        self._too_long = 0
         with self._timed("rollout"):
             self._sampler.refresh()
         if step == 0:
             self._begin()
+        self._faults = _faults(self._judges)
         tried = self._collect(random.Random(f"{self._seed} {step}"))
         self._sampler.release()
-        kept = [each for each in tried if each.signal][: settings.questions]
-        sampled = sum(len(sample.token_ids) for each in tried for sample in each.group.samples) * devices.first()
+        kept = [each for each in tried if each.signal or not settings.resample][: settings.questions]
+        self._sampled += sum(len(sample.token_ids) for each in tried for sample in each.group.samples)
         self._measure(tried)
         if settings.objective.kl and step % settings.reference_every == 0:
             self._reference = {name: p.detach().clone() for name, p in self._learner.parameters.items()}
@@ -183,8 +207,11 @@ class GrpoMethod:
             clipped.add(found.clipped, size)
             kl.add(found.kl, size)
             largest = max(largest, found.largest_drift)
-            yield MicroBatch(found.loss * weight, weight * sum(map(len, sequences)), sampled)
-            sampled = 0
+            # A prompt that replies share goes through the model once.
+            prompts = {tuple(prompt) for prompt, _, _ in part}
+            tokens = sum(map(len, prompts)) + sum(len(sample.token_ids) for _, sample, _ in part)
+            sampled, self._sampled = self._sampled * devices.first(), 0
+            yield MicroBatch(found.loss * weight, weight * tokens, sampled)
         self._metrics |= {
             "mismatch": drift.value,
             "mismatch_largest": max(devices.gathered(largest)) if rows else None,
@@ -200,12 +227,18 @@ class GrpoMethod:
         return self._sample
 
     def state(self) -> dict[str, Any]:
-        return {"ladder": self.ladder.state(), "drawn": dict(self._drawn), "reference": self._reference}
+        return {
+            "ladder": self.ladder.state(),
+            "drawn": dict(self._drawn),
+            "reference": self._reference,
+            "sampled": self._sampled,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.ladder.restore(state["ladder"])
         self._drawn = Counter(state["drawn"])
         self._reference = dict(state["reference"])
+        self._sampled = state["sampled"]
 
     def close(self) -> None:
         self._sampler.close()
@@ -231,7 +264,7 @@ class GrpoMethod:
     def _collect(self, rng: random.Random) -> list[Scored]:
         """Rounds of groups until enough have signal."""
         tried: list[Scored] = []
-        for _ in range(self._settings.rounds):
+        for _ in range(self._settings.rounds if self._settings.resample else 1):
             missing = self._settings.questions - sum(each.signal for each in tried)
             if missing <= 0:
                 break
@@ -241,10 +274,7 @@ class GrpoMethod:
     def _round(self, rng: random.Random, questions: int) -> list[Scored]:
         names = [rng.choice(sorted(self._tasks)) for _ in range(questions)]
         levels = [self.ladder.level(name) for name in names]
-        problems = []
-        for name, level in zip(names, levels, strict=True):
-            problems.append(draw(self._tasks[name], "train", level, self._drawn[name], self._seed))
-            self._drawn[name] += 1
+        problems = [self._problem(self._tasks[name], level) for name, level in zip(names, levels, strict=True)]
         seeds = [rng.randrange(2**62) for _ in names]
         tasks = [self._tasks[name] for name in names]
         answers = devices.share(list(zip(tasks, problems, seeds, strict=True)), self._answer)
@@ -253,6 +283,19 @@ class GrpoMethod:
             scored.append(Scored(task, level, problem, group, given, self._rewards(group, given)))
             self.ladder.take(task.name, level, sum(grade.score for grade in given) / len(given))
         return scored
+
+    def _problem(self, task: Task, level: int) -> Problem:
+        """The next that leaves room for a whole reply."""
+        for _ in range(TRIES):
+            problem = draw(task, "train", level, self._drawn[task.name], self._seed)
+            self._drawn[task.name] += 1
+            if self._sampler.fits(problem.prompt):
+                return problem
+            self._too_long += 1
+        raise BadRequest(
+            f"{TRIES} questions of {task.name} in a row are too long for the model's context and a reply of "
+            f"{self._settings.max_tokens} tokens; lower max_tokens, or take shorter questions"
+        )
 
     def _answer(self, asked: Sequence[tuple[Task, Problem, int]]) -> list[tuple[Group, list[Grade]]]:
         """A group of replies to each question, by its seed, and their grades."""
@@ -312,14 +355,17 @@ class GrpoMethod:
         samples = [sample for each in tried for sample in each.group.samples]
         logprobs = [value for sample in samples for value in sample.logprobs]
         accuracy: defaultdict[str, list[float]] = defaultdict(list)
+        rewards: defaultdict[str, list[float]] = defaultdict(list)
         for each in tried:
             accuracy[each.task.name] += [grade.score for grade in each.grades]
-        counts = self._judges.counts.values()
-        timeouts, errors = devices.total(sum(each.timeouts for each in counts), sum(each.errors for each in counts))
+            rewards[each.task.name] += each.rewards.tolist()
+        faults = _faults(self._judges)
+        timeouts, errors = devices.total(*(now - then for now, then in zip(faults, self._faults, strict=True)))
         self._metrics = {
             "reward": _mean([value for each in tried for value in each.rewards.tolist()]),
             "accuracy": _mean([score for scores in accuracy.values() for score in scores]),
             **{f"accuracy {name}": _mean(scores) for name, scores in sorted(accuracy.items())},
+            **{f"reward {name}": _mean(each) for name, each in sorted(rewards.items())},
             **{f"level {name}": float(rung.level) for name, rung in sorted(self.ladder.rungs.items())},
             "format": _mean([format_reward(sample.reply) for sample in samples]),
             "zero_signal": _mean([float(not each.signal) for each in tried]),
@@ -329,6 +375,7 @@ class GrpoMethod:
             "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
             "grader_timeouts": timeouts,
             "grader_errors": errors,
+            "too_long": self._too_long,
         }
         shown = tried[0]
         best = int(shown.rewards.argmax())
@@ -354,6 +401,12 @@ def _levels(task: Task, wanted: Sequence[int]) -> list[int]:
     return found
 
 
+def _faults(judges: Judges) -> tuple[int, int]:
+    """Timeouts and errors so far."""
+    counts = judges.counts.values()
+    return sum(each.timeouts for each in counts), sum(each.errors for each in counts)
+
+
 def _told(task: str, level: int, bands: Sequence[Band]) -> str:
     rates = ", ".join(f"{band.level}: {band.rate:.0%}" for band in bands)
     return f"{task} begins at level {level} (right by level: {rates})"
@@ -374,6 +427,10 @@ class GrpoStage(TrainingStage, GrpoSettings):
     def __post_init__(self) -> None:
         TrainingStage.__post_init__(self)
         GrpoSettings.__post_init__(self)
+        if self.steps < 1:
+            raise BadRequest(f"steps is {self.steps}; it must be at least 1")
+        if not self.tasks:
+            raise BadRequest("tasks is empty; name at least one")
         if self.exact and self.sampler != "fp32":
             raise BadRequest("exact needs the sampler to have the trainer's own weights; leave one of the two out")
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from millet.errors import BadRequest, MilletError
 from millet.train import devices
-from millet.train.checkpoint import Checkpoints
+from millet.train.checkpoint import CHECKPOINTS, Checkpoints
 from millet.train.ledger import Arithmetic, Ledger, Stopwatch
 from millet.train.metrics import NoLog, StepLog
 from millet.train.optimizer import Optimizer, OptimizerSettings
@@ -107,7 +107,7 @@ class Loop:
         self._gpu = any(p.is_cuda for p in parameters.values())
         self._watch = Stopwatch(self._gpu)
         self._optimizer = Optimizer(parameters, settings.optimizer)
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._checkpoints = Checkpoints(folder / CHECKPOINTS)
         self._sizes = {"metrics": 0, "samples": 0}  # bytes of the step logs that belong to the steps done
         if (found := self._checkpoints.latest()) is not None:
             self._restore(*found)

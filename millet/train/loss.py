@@ -37,24 +37,14 @@ def target_logprobs(
     exact: how the engine computes logits [N, V]; the result then has the bits of the engine's own. A packed weight is
     frozen, and is only there with it.
     """
-    logprobs_N: Tensor = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, False)[0]
+    logprobs_N: Tensor = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact)
     return logprobs_N
-
-
-def target_logprobs_and_entropies(
-    hidden_ND: Tensor, weight_VD: Tensor | Matrix, targets_N: Tensor, exact: Head | None = None
-) -> tuple[Tensor, Tensor]:
-    """Also the entropy of each row's distribution in nats, without a gradient. fp32 [N] each"""
-    logprobs_N, entropies_N = _TargetLogprobs.apply(hidden_ND, weight_VD, targets_N, exact, True)
-    return logprobs_N, entropies_N
 
 
 class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None, with_entropies: bool
-    ) -> tuple[Tensor, Tensor]:
-        logprobs, entropies, slopes, kept = [], [], [], []
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, exact: Head | None) -> Tensor:
+        logprobs, slopes, kept = [], [], []
         sloped = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         keeping = ctx.needs_input_grad[1] and len(hidden_ND) * weight_VD.shape[0] <= KEPT
         for rows in chunks(hidden_ND, weight_VD):
@@ -65,8 +55,6 @@ class _TargetLogprobs(torch.autograd.Function):
                 own_N = torch.tensor(log_probabilities(logits_NV, targets_N[rows].tolist()))
             del logits_NV
             logprobs.append(own_N)
-            if with_entropies:
-                entropies.append(-(all_NV.exp() * all_NV).sum(-1))
             if sloped:
                 errors_NV = _errors(all_NV, targets_N[rows])
                 if isinstance(weight_VD, Matrix):
@@ -80,15 +68,13 @@ class _TargetLogprobs(torch.autograd.Function):
             ctx.save_for_backward(torch.cat(slopes))
         elif isinstance(weight_VD, Tensor):
             ctx.save_for_backward(hidden_ND, weight_VD, targets_N, *kept)
-        found = torch.cat(logprobs), torch.cat(entropies) if with_entropies else hidden_ND.new_empty(0)
-        ctx.mark_non_differentiable(found[1])
-        return found
+        return torch.cat(logprobs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         if ctx.sloped:
-            return ctx.saved_tensors[0] * grads[0][:, None], None, None, None, None
+            return ctx.saved_tensors[0] * grads[0][:, None], None, None, None
         hidden_ND, weight_VD, targets_N, *kept = ctx.saved_tensors
         wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_ND) if wanted_hidden else None
@@ -100,7 +86,7 @@ class _TargetLogprobs(torch.autograd.Function):
                 grad_hidden[rows] = (errors_NV @ weight_VD).mul_(scale_N1[rows])
             if grad_weight is not None:
                 grad_weight.addmm_(errors_NV.t(), (hidden_ND[rows] * scale_N1[rows]).to(weight_VD.dtype))
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None
 
 
 def _errors(logprobs_NV: Tensor, targets_N: Tensor) -> Tensor:

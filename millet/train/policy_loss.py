@@ -14,6 +14,9 @@ Departures from R1, each a field of `Objective`:
 - standardise=False leaves the advantage undivided by the group's deviation, which favours too easy and too hard
   questions (Dr. GRPO);
 - kl=0 needs no reference model.
+
+Two more are fields of `GrpoSettings`: `resample` (groups without signal are replaced, DAPO's dynamic sampling) and
+`overlong_margin` (DAPO's soft overlong punishment).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from millet.errors import BadRequest
 
 EPSILON = 1e-4  # beside the deviation: a group of equals has no signal, and must not get one from rounding
 
@@ -38,6 +43,11 @@ class Objective:
     average: Literal["reply", "token", "constant"] = "reply"
     length: int = 1024
     standardise: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("clip_low", 0), ("clip_high", 0), ("kl", 0), ("length", 1)):
+            if not getattr(self, name) >= least:
+                raise BadRequest(f"objective.{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +68,6 @@ def advantages(rewards_QG: Tensor, standardise: bool) -> Tensor:
     if not standardise:
         return centred_QG
     return centred_QG / (rewards_QG.std(dim=1, keepdim=True) + EPSILON)
-
-
-def has_signal(rewards_QG: Tensor) -> Tensor:
-    """Groups whose replies differ in reward; the others teach nothing. bool [Q]"""
-    return (rewards_QG.max(dim=1).values - rewards_QG.min(dim=1).values) > 0
 
 
 def overlong_penalty(lengths: Sequence[int], longest: int, margin: int) -> list[float]:

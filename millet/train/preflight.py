@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import re
 import resource
 import shutil
 import sys
@@ -25,6 +27,7 @@ from millet.train.optimizer import OptimizerSettings, state_bytes
 from millet.train.sharding import is_sharded
 
 TIMED = 3  # steps at most; the first warms up and does not count where there are others
+RESET_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 PATIENCE = 20.0  # seconds after which no other is timed
 
 
@@ -55,7 +58,8 @@ class Forecast:
 
 
 def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, folder: Path) -> None:
-    """Raises OutOfMemory where the optimiser alone would not fit, MilletError where the checkpoints would not."""
+    """Raises OutOfMemory where the optimiser alone would not fit, MilletError where the checkpoints would not: beside
+    those that are in `folder` already, of which the oldest goes when there is a new one."""
     needed, available = _state_bytes(parameters, settings), _available(parameters)
     if needed > available:
         raise OutOfMemory(
@@ -67,11 +71,12 @@ def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettin
     written = (KEPT + 1) * (
         weights + state_bytes(parameters, settings) - moments
     )  # gradients are not saved; a third is whole before one goes
+    written -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if written > free:
         raise MilletError(
-            f"checkpoints in {folder} need up to {written / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on that disk; "
-            "make room, or choose another --out"
+            f"checkpoints in {folder} need up to {written / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free on that "
+            "disk; make room, or choose another --out"
         )
 
 
@@ -152,12 +157,18 @@ def _used(gpu: bool) -> int:
     if gpu:
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
+    with contextlib.suppress(OSError):
+        RESET_PEAK.write_text("5")  # proc(5): VmHWM begins anew from what is in use
     return int(psutil.Process().memory_info().rss)
 
 
 def _peak(gpu: bool) -> int:
-    """Bytes in use at most; on a CPU since the process began, so that the forecast errs on the safe side."""
+    """Bytes in use at most since `_used`; without Linux since the process began, which errs on the safe side."""
     if gpu:
         return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from millet.engine.sampling import Sampling
-from millet.errors import BadRequest
+from millet.errors import BadRequest, PromptTooLong
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.prompt import Think
 from millet.reasoning.reply import Reply
+from millet.reasoning.run import Prepared
 from millet.train import devices
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
@@ -64,6 +65,10 @@ class Rollouts:
         """Tokens that a question may have, for a whole reply to fit behind it."""
         return self._assistant.engine.context_length - self._max_tokens
 
+    def fits(self, question: str) -> bool:
+        """Whether a whole reply fits behind it."""
+        return self._prepared(question) is not None
+
     def refresh(self) -> None:
         """Sample from the weights of now."""
         if self._update is not None:
@@ -80,18 +85,18 @@ class Rollouts:
 
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         """`replies` to each question, all computed together. The same seed and weights give the same replies."""
-        prepared = [
-            self._assistant.prepare([{"role": "user", "content": each}], think=self._think, max_tokens=self._max_tokens)
-            for each in questions
-        ]
+        prepared = []
+        for question in questions:
+            if (found := self._prepared(question)) is None:
+                raise BadRequest(
+                    f"a question of {len(question):,} characters is too long: the context leaves "
+                    f"{self.longest_prompt():,} tokens beside a reply of {self._max_tokens:,}; lower max_tokens, or "
+                    "take shorter questions"
+                )
+            prepared.append(found)
         generations = []
         try:
             for each, seed in zip(prepared, seeds, strict=True):
-                if len(each.prompt) > self.longest_prompt():
-                    raise BadRequest(
-                        f"a question is {len(each.prompt)} tokens long and the context leaves {self.longest_prompt()} "
-                        f"beside a reply of {self._max_tokens}; lower max_tokens, or take shorter questions"
-                    )
                 sampling = Sampling(
                     temperature=self._temperature, n=replies, max_tokens=self._max_tokens, seed=seed, logprobs=True
                 )
@@ -105,6 +110,15 @@ class Rollouts:
             Group(each.prompt, [Sample(c.token_ids, c.logprobs or [], each.read(c)) for c in group])
             for each, group in zip(prepared, completions, strict=True)
         ]
+
+    def _prepared(self, question: str) -> Prepared | None:
+        """None where a whole reply does not fit behind it."""
+        messages = [{"role": "user", "content": question}]
+        try:
+            found = self._assistant.prepare(messages, think=self._think, max_tokens=self._max_tokens)
+        except PromptTooLong:
+            return None
+        return found if len(found.prompt) <= self.longest_prompt() else None
 
 
 def parts(rows: Sequence[Row], tokens: int) -> list[list[Row]]:

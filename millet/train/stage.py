@@ -126,6 +126,7 @@ class TrainingStage(Stage, LoopSettings):
         if gpu:
             devices.check_gpus()
         as_it_is = self.lora is not None and self.lora.quantised
+        context.progress.say(f"{self.name}: loading {context.base}")
         model = load(context.base, dtype="bfloat16" if gpu else None if as_it_is else "float32", device=context.device)
         torch.manual_seed(context.seed)
         trainee = Trainee(model, self.lora, self.checkpointing, self.exact)
@@ -145,6 +146,7 @@ class TrainingStage(Stage, LoopSettings):
             method, trainee.parameters, steps, self, context.folder, Arithmetic(_weights(trainee.model), trained)
         )
         if loop.done == 0:
+            context.progress.say(f"{self.name}: trying the first steps")
             for line in forecast(method, trainee.parameters, self.optimizer, steps, context.prices).lines():
                 context.progress.say(line)
         context.progress.begin(self.name, loop.done, steps)

@@ -26,9 +26,9 @@ def test_a_run_tells_what_it_will_take_then_how_far_it_is(tmp_path: Path, capsys
     recipe = write_toy(tmp_path)
     assert run("train", recipe, "--out", tmp_path / "out") == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines[:4]] == ["data", "memory", "time", "sft"]
-    assert lines[3] == "sft: 12 steps"
-    assert lines[4].startswith("step 1 of 12: loss 2")
+    assert [line.partition(":")[0] for line in lines[:6]] == ["sft", "sft", "data", "memory", "time", "sft"]
+    assert lines[5] == "sft: 12 steps"
+    assert lines[6].startswith("step 1 of 12: loss 2")
     assert lines[-2].startswith("step 12 of 12: loss 1")
     assert lines[-1].startswith("Done in 0.0")
 

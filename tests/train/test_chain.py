@@ -60,7 +60,9 @@ def test_a_chain_leaves_models_with_their_lineage(tmp_path: Path) -> None:
 def test_the_preflight_comes_first_and_changes_nothing(tmp_path: Path) -> None:
     heard = Heard()
     train(read_recipe(write_toy(tmp_path)), tmp_path / "out", heard)
-    data, memory, cost = heard.lines
+    loading, trying, data, memory, cost = heard.lines
+    assert loading.startswith("sft: loading ")
+    assert trying == "sft: trying the first steps"
     assert data.startswith("data: 60 sequences of ")
     assert memory.startswith("memory: ")
     assert "cost: about" in cost
@@ -102,6 +104,7 @@ def test_another_recipe_data_or_model_in_the_same_folder_is_refused(tmp_path: Pa
     (tmp_path / "sums.jsonl").write_text(data.replace("What", "what"))
     with pytest.raises(MilletError, match=r"data was another one"):
         train(read_recipe(path), tmp_path / "out", Heard())
+    assert (tmp_path / "out" / "recipe.toml").read_text() == text  # none of those that were refused
     (tmp_path / "sums.jsonl").write_text(data)
     train(read_recipe(path), tmp_path / "out", Heard())
 
@@ -146,6 +149,31 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path: Path, monke
     refused(BadRequest, "reads 'stage:reject', which names no earlier stage")
     path.write_text(text.replace("512", "64").replace("256", "32"))
     refused(BadRequest, r"sequences are longer than 32 tokens \(the longest has \d+\)")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (
+            'kind = "sft"\nname = "more"\ndata = ["stage:sft"]',
+            "more reads 'stage:sft', which makes a model and no data",
+        ),
+        (
+            'kind = "worked"\ntasks = ["chain_sum"]\nlevels = [999]',
+            r"chain_sum has the levels 0 to \d+, and none of \[999\]",
+        ),
+        (
+            'kind = "worked"\ntasks = ["chain_sum"]\n[[stage]]\nkind = "grpo"\nbase = "worked"\ntasks = ["chain_sum"]',
+            "the base of stage grpo is worked, which makes data and no model",
+        ),
+    ],
+)
+def test_what_a_later_stage_gets_wrong_is_said_before_the_first(tmp_path: Path, more: str, says: str) -> None:
+    recipe = write_toy(tmp_path, stages=f"{STAGE}\n[[stage]]\n{more}\n")
+    heard = Heard()
+    with pytest.raises(BadRequest, match=says):
+        train(read_recipe(recipe), tmp_path / "out", heard)
+    assert heard.begun == []
 
 
 @pytest.mark.parametrize("kind", ["grpo", "reject", "worked"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ class Policy:
     def close(self) -> None:
         self.closed = True
 
+    def fits(self, question: str) -> bool:
+        return len(question) < 1000
+
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         self.asked += questions
         table = self.logits.detach().log_softmax(-1)
@@ -84,6 +88,9 @@ class Here:
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {}
+
+    def faults(self, task: str) -> int:
+        return 0
 
     def grade(self, replies: Sequence[Graded]) -> list[Grade]:
         return [task.grade(problem, reply) for task, problem, reply in replies]
@@ -184,7 +191,7 @@ def test_what_cannot_work_is_refused_before_the_first_step() -> None:
     policy = Policy()
     taught = method(policy)
     before = taught.state()
-    assert "with signal" in taught.check()[0]
+    assert "with signal" in taught.check()[-1]
     assert taught.state() == before
     with pytest.raises(BadRequest, match="same reward"):
         method(policy, Say(9)).check()
@@ -192,6 +199,69 @@ def test_what_cannot_work_is_refused_before_the_first_step() -> None:
         method(policy, Say(3), Say(4))
     with pytest.raises(BadRequest, match="at least 2"):
         GrpoSettings(replies=1)
+
+
+class Gullible(Say):
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(float(problem.answer in reply.content), "it is in there")
+
+
+def test_the_preflight_says_whether_a_trick_beats_the_grader() -> None:
+    assert method(Policy()).check()[0] == "say: its grader passed the self-test"
+    line = method(Policy(), Gullible(3)).check()[0]
+    assert re.match(r"warning: the grader of say cannot be trusted: '.*' scores 1 \(it is in there\)", line)
+
+
+class Wordy(Say):
+    """Two of three questions are longer than the policy reads."""
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        return Problem("?" * rng.choice([9, 2000, 3000]), str(self.digit))
+
+
+def test_questions_that_are_too_long_are_passed_over_and_counted() -> None:
+    policy = Policy()
+    taught = method(policy, Wordy(3))
+    list(taught.micro_batches(0))
+    assert set(map(len, policy.asked)) == {9}
+    assert taught.metrics()["too_long"] > 0
+    policy.fits = lambda question: False  # type: ignore[method-assign]
+    with pytest.raises(BadRequest, match="questions of say in a row are too long"):
+        list(taught.micro_batches(1))
+
+
+def test_groups_without_signal_stay_where_they_are_not_replaced() -> None:
+    """As in R1: in the mean over replies, and in the KL term."""
+    policy = Policy()
+    taught = method(policy, questions=4, replies=2, resample=False)
+    batches = list(taught.micro_batches(0))
+    assert len(policy.asked) == 4
+    assert sum(micro.tokens for micro in batches) == 2 + 4 * 2  # the one prompt of two tokens, and two replies of one
+    assert taught.metrics()["zero_signal"] > 0
+
+
+def test_what_was_sampled_for_nothing_is_paid_for_in_the_next_step() -> None:
+    policy = Policy()
+    taught = method(policy, Say(9), questions=4, replies=2, rounds=1)
+    assert list(taught.micro_batches(0)) == []
+    assert taught.state()["sampled"] == 8
+    again = method(policy, Say(3), questions=4, replies=2, rounds=1)
+    again.restore(taught.state())
+    assert sum(micro.sampled for micro in again.micro_batches(1)) == 16
+
+
+def test_faults_of_graders_are_those_of_the_step() -> None:
+    policy = Policy()
+    taught = method(policy)
+    taught._judges.counts["say"] = Counts(graded=9, timeouts=2, errors=3)  # type: ignore[index]
+    list(taught.micro_batches(0))
+    assert (taught.metrics()["grader_timeouts"], taught.metrics()["grader_errors"]) == (0, 0)
+
+
+@pytest.mark.parametrize("settings", [{"overlong_margin": -5}, {"format_reward": -1.0}, {"band": -1}])
+def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match="at least 0"):
+        GrpoSettings(**settings)
 
 
 class Harder(Say):
@@ -203,11 +273,12 @@ class Harder(Say):
         return Grade(float(int(reply.content) < 6 - int(problem.prompt.split(":")[0].split()[1])))
 
 
-def test_each_task_begins_at_the_hardest_level_that_has_signal() -> None:
+def test_each_task_begins_at_the_hardest_level_that_has_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millet.train.grpo.check", lambda task, graders: [])  # its grader takes wrong answers, too
     policy = Policy()
     taught = method(policy, Harder(0), band=20)
     before = taught.state()
-    told = taught.check()[0]
+    told = taught.check()[1]
     assert told.startswith("say begins at level 5 (right by level: 0: 100%, 1: 8")
     assert "6: 0%)" in told
     assert taught.state() == before

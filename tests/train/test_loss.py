@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from millet.train import loss
-from millet.train.loss import target_logprobs, target_logprobs_and_entropies
+from millet.train.loss import target_logprobs
 
 ROWS, WIDTH, VOCABULARY = 11, 6, 17
 
@@ -57,15 +57,6 @@ def test_an_unlikely_target_is_not_rounded_to_impossible() -> None:
     logprobs.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.item() == pytest.approx(-2.0)
-
-
-def test_entropies(seed: int) -> None:
-    hidden, weight, targets = draw(seed, torch.float32)
-    logprobs, entropies = target_logprobs_and_entropies(hidden, weight, targets)
-    assert torch.equal(logprobs, target_logprobs(hidden, weight, targets))
-    expected = torch.distributions.Categorical(logits=F.linear(hidden, weight)).entropy()
-    torch.testing.assert_close(entropies, expected.detach(), rtol=1e-5, atol=1e-5)
-    assert not entropies.requires_grad
 
 
 def test_logits_of_all_rows_never_exist(seed: int, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from millet.train.policy_loss import Objective, advantages, has_signal, overlong_penalty, policy_loss
+from millet.errors import BadRequest
+from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
 
 LENGTHS = [3, 1, 5, 2]
 Average = Literal["reply", "token", "constant"]
@@ -122,8 +123,13 @@ def test_advantages() -> None:
     scaled = advantages(rewards, standardise=True)
     torch.testing.assert_close(scaled[0], plain[0] / (0.5 + 1e-4))
     assert scaled[1].tolist() == [0, 0, 0, 0]
-    assert has_signal(rewards).tolist() == [True, False]
 
 
 def test_overlong_replies_lose_reward_gently() -> None:
     assert overlong_penalty([10, 80, 90, 100, 200], longest=100, margin=20) == [0, 0, -0.5, -1, -1]
+
+
+@pytest.mark.parametrize("settings", [{"clip_low": -1.0}, {"kl": -0.1}, {"length": 0}, {"clip_high": float("nan")}])
+def test_settings_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(BadRequest, match=f"objective.{next(iter(settings))} is"):
+        Objective(**settings)  # type: ignore[arg-type]
