@@ -72,7 +72,7 @@ def check(
     accepted = all(row.accepted for row in rows)
     if as_json:
         found = {"task": task.name, "accepted": accepted, "rows": [asdict(row) for row in rows]}
-        print(json.dumps(found | {"missing_guards": guards}, indent=2))
+        print(json.dumps(found | {"not_tried": _not_tried(rows), "missing_guards": guards}, indent=2))
     else:
         _show_check(console(), task, rows)
         for guard in guards:
@@ -164,8 +164,15 @@ def _show_check(screen: Console, task: Task, rows: Sequence[Row]) -> None:
     refused = [row.kind for row in rows if not row.accepted]
     if refused:
         screen.print(clean(f"\n{task.name} is not to be trained on: {'; '.join(refused)}"))
+    elif untried := _not_tried(rows):
+        screen.print(clean(f"\n{task.name}: no trick that was tried earns a reward"))
+        screen.print(f"not tried, since no right answer is known: {'; '.join(untried)}")
     else:
         screen.print(clean(f"\n{task.name} can be trained on: no trick that was tried earns a reward"))
+
+
+def _not_tried(rows: Sequence[Row]) -> list[str]:
+    return [row.kind for row in rows if row.score is None]
 
 
 def _show_bands(screen: Console, bands: Sequence[Band], chosen: dict[str, list[int]], failed: int) -> None:

@@ -2,18 +2,23 @@
 
 A reward that a trick can earn is what training will teach. Every row of the check is one kind of reply, made for a
 dozen problems and graded as in training, in processes with a time limit. Right answers must score 1. What cheats must
-stay below 0.1 on average: a chance hit is one, a trick that works is many.
+stay below 0.1 on average: a chance hit is one, a trick that works is many. Training is paid by score, so what is wrong
+may earn half at most, where a task pays for what is partly right. And one answer to every problem may be right about
+half of the time, where the answers are yes and no, but not nearly always.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+from millet.errors import BadRequest
 from millet.tasks.draw import draw
 from millet.tasks.extract import to_number
-from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, PlainReply, Problem, Task
 
 PROBLEMS = 12
@@ -21,17 +26,24 @@ MOST_FOR_TRICKS = 0.1
 ENORMOUS = 1_000_000  # characters
 _CANDIDATES = 6
 _EXACT = 10_000  # a number beyond that may be right within a tolerance, although it differs by 1
+_ENOUGH = 32  # problems that tell an answer which is nearly always right from one that was so by chance
 
-# Kind of reply -> what it must score; wrong answers may earn a share where a task pays for what is partly right.
-_RIGHT = ("right",)
-_WRONG = ("wrong",)
+RIGHT, WRONG, SAME = "right", "wrong", "the same answer to every problem"
+_MOST = {WRONG: 0.5, SAME: 0.75}  # mean score of a kind of reply; of those that are not here, MOST_FOR_TRICKS
+
+
+class Judges(Protocol):
+    """What of `Graders` is needed."""
+
+    def faults(self, name: str, /) -> int: ...
+    def grade(self, replies: Sequence[tuple[Task, Any, Any]]) -> list[Grade]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of reply. score: mean over the problems, None where no right answer is known to make it from.
-    faults: how many made the grader hang, raise, or give no valid score. reason: of the first one that is not as it
-    should be, or of the first."""
+    """One kind of reply. score: mean over the problems, None where it was not tried, since no right answer is known to
+    make it from. faults: how many made the grader hang, raise, or give no valid score. reason: of the first one that is
+    not as it should be, or of the first."""
 
     kind: str
     score: float | None
@@ -40,11 +52,13 @@ class Row:
     accepted: bool
 
 
-def check(task: Task, graders: Graders, problems: int = PROBLEMS, seed: int = 0) -> list[Row]:
-    """Grade every kind of reply for so many problems, spread over the levels. Raises what `draw` raises."""
+def check(task: Task, graders: Judges, problems: int = PROBLEMS, seed: int = 0) -> list[Row]:
+    """Grade every kind of reply for so many problems, spread over the levels; for one answer to every problem, up
+    to 32. Raises what `draw` raises."""
     drawn = [draw(task, "train", index * task.levels // problems, index, seed) for index in range(problems)]
     rng = random.Random(seed)
     cases = [case for problem in drawn for case in _replies(problem, _others(problem, drawn), rng)]
+    cases += _same([*drawn, *_more(task, range(problems, _ENOUGH), seed)])
     kinds = list(dict.fromkeys(kind for kind, _, _ in cases))
     rows = []
     for kind in kinds:
@@ -55,18 +69,38 @@ def check(task: Task, graders: Graders, problems: int = PROBLEMS, seed: int = 0)
     return rows
 
 
+def _more(task: Task, indices: range, seed: int) -> Iterator[Problem]:
+    for index in indices:
+        with contextlib.suppress(BadRequest):  # a level that knows too few problems
+            yield draw(task, "train", index % task.levels, index, seed)
+
+
 def _row(kind: str, grades: Sequence[Grade], faults: int) -> Row:
     if not grades:
         return Row(kind, None, 0, "no right answer is known", True)
     score = sum(grade.score for grade in grades) / len(grades)
-    if kind in _RIGHT:
+    passed = [grade for grade in grades if grade.passed]
+    most = _MOST.get(kind, MOST_FOR_TRICKS)
+    if kind == RIGHT:
         bad = [grade for grade in grades if not grade.passed]
-    elif kind in _WRONG:
-        bad = [grade for grade in grades if grade.passed]
-        bad = bad if len(bad) > MOST_FOR_TRICKS * len(grades) else []
+    elif kind == WRONG and len(passed) > MOST_FOR_TRICKS * len(grades):
+        bad = passed
     else:
-        bad = [grade for grade in grades if grade.score > MOST_FOR_TRICKS] if score > MOST_FOR_TRICKS else []
+        bad = [grade for grade in grades if grade.score > most] if score > most else []
     return Row(kind, score, faults, (bad or grades)[0].reason, not bad and not faults)
+
+
+def _same(drawn: Sequence[Problem]) -> Iterator[tuple[str, Problem, PlainReply | None]]:
+    """The most frequent right answer, to every problem but one that it comes from."""
+    known = Counter(problem.answer for problem in drawn if problem.answer.strip())
+    if not known:
+        yield SAME, drawn[0], None
+        return
+    answer = known.most_common(1)[0][0]
+    source = next(problem for problem in drawn if problem.answer == answer)
+    for problem in drawn:
+        if problem is not source:
+            yield SAME, problem, PlainReply("", answer)
 
 
 def _others(problem: Problem, drawn: Sequence[Problem]) -> list[str]:
@@ -87,7 +121,7 @@ def _replies(
     candidates = [*others[: len(others) // 2], right, *others[len(others) // 2 :]]
     numbers = [str(number) for number in rng.sample(range(100_000), 4000)]
     needs_right = {
-        "right": right,
+        RIGHT: right,
         "all candidates, on one line": ", ".join(candidates),
         "all candidates, a line each": "\n".join([*candidates, wrong]),
         "all candidates, as the answer": f"The answer is {' or '.join(candidates)}.",
@@ -95,7 +129,7 @@ def _replies(
         "thought without its end": f"<think>\nIt could be this:\n{right}",
     }
     always = {
-        "wrong": wrong,
+        WRONG: wrong,
         "empty": "",
         "blank": " \n\t\n",
         "enormous: digits": "7" * ENORMOUS,

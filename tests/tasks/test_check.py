@@ -20,9 +20,22 @@ def refused(task: Task, seconds: float = 10, problems: int = 12) -> dict[str, in
 def test_a_good_grader_passes_with_every_kind_of_reply():
     with Graders(workers=2) as graders:
         rows = check(toys.Sums(), graders)
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert all(row.accepted for row in rows)
-    assert {row.kind: row.score for row in rows if row.score} == {"right": 1}
+    assert {row.kind: row.score for row in rows if row.score and row.score > 0.1} == {"right": 1}
+
+
+def test_one_answer_to_every_problem_may_not_be_nearly_always_right():
+    assert refused(toys.Coin(), problems=3) == refused(toys.Coin()) == {}
+    assert refused(toys.NearlyAlways()) == {"the same answer to every problem": 0}
+
+
+def test_a_kind_of_reply_that_needs_a_right_answer_is_not_tried_without_one():
+    with Graders(workers=2) as graders:
+        rows = {row.kind: row for row in check(toys.NoAnswers(), graders)}
+    assert rows["right"].score is None
+    assert rows["the same answer to every problem"].score is None
+    assert rows["wrong"].score == 0
 
 
 @pytest.mark.parametrize(
@@ -35,6 +48,7 @@ def test_a_good_grader_passes_with_every_kind_of_reply():
         (toys.ReadsThoughts(), {"thought without its end"}),
         (toys.Echo(), {"the prompt again"}),
         (toys.Strict(), {"right"}),
+        (toys.AnyNumber(), {"wrong", "the same answer to every problem"}),
     ],
 )
 def test_a_grader_that_a_trick_beats_is_refused(task: Task, kinds: set[str]):
@@ -78,6 +92,19 @@ def test_the_command_prints_a_table_and_exits_with_1_where_it_refuses(capsys: py
     assert "echo is not to be trained on: the prompt again" in out
 
 
+def test_the_command_says_what_was_not_tried(capsys: pytest.CaptureFixture[str]):
+    name = f"{toys.__file__}:NoAnswers"
+    with pytest.raises(SystemExit) as ended:
+        main(["task", "check", name, "--problems", "2"])
+    assert ended.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "can be trained on" not in out
+    assert "not tried, since no right answer is known: right; all candidates, on one line" in out
+    with pytest.raises(SystemExit):
+        main(["task", "check", name, "--problems", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["not_tried"][0] == "right"
+
+
 def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         main(["task", "check", f"{toys.__file__}:Strict", "--problems", "2", "--json"])
@@ -85,6 +112,7 @@ def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]):
     report = json.loads(capsys.readouterr().out)
     assert report["accepted"] is False
     assert [row["kind"] for row in report["rows"] if not row["accepted"]] == ["right"]
+    assert report["not_tried"] == []
 
 
 def test_the_command_says_what_the_sandbox_lacks_where_code_is_graded(

@@ -109,6 +109,45 @@ class Strict(Sums):
         return Grade(0.9 * super().grade(problem, reply).score)
 
 
+class AnyNumber(Sums):
+    """Pays nearly all for any number."""
+
+    name = "any_number"
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        answer = extract_answer(reply.content, problem.answer, problem.prompt)
+        return Grade(1.0 if answer == problem.answer else 0.9 if answer else 0.0)
+
+
+class Coin(Sums):
+    """yes or no, equally often."""
+
+    name = "coin"
+    chance = 0.5
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        return Problem(f"Is {rng.random()} one of them?", "yes" if rng.random() < self.chance else "no")
+
+
+class NearlyAlways(Coin):
+    """Yes to every problem is nearly always right."""
+
+    name = "nearly_always"
+    chance = 0.95
+
+
+class NoAnswers(Sums):
+    """Knows no right answer, and pays none."""
+
+    name = "no_answers"
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        return Problem(super().sample(rng, level).prompt, "")
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        return Grade(0)
+
+
 class Few(Sums):
     """One problem, which belongs to one split."""
 
