@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.models.tokenizer import Tokenizer
@@ -20,8 +19,9 @@ from millet.reasoning.loop import LoopGuard, Patience
 from millet.reasoning.reply import Reply
 from millet.tasks.items import read_jsonl
 from millet.tasks.task import Grade, Problem
+from millet.train.batches import FOLDER
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap
+from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap, sampler
 from millet.train.prompts import Prompts
 from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
@@ -59,12 +59,12 @@ class AnswersStage(Stage):
         asked = questions([Prompts(self.data, path)], (0,), len(thoughts))
         out = context.folder / DATA
         model = load(context.base, device=context.device)
-        with Engine(model, cache_tokens=self.cache_tokens) as engine:
+        with sampler(model, self.cache_tokens, context.progress) as engine:
             select = Behind(thoughts, model.tokenizer)
-            harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / "batches")
+            harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
             rollouts = Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
             answers = from_engine(rollouts, 1, context.seed)
-            reap(harvest, answers, self.name, context.progress, gpu=model.device.type == "cuda")
+            reap(harvest, answers, self.name, context, model)
         count, ledger = harvest.collect(out)
         if not count:
             raise BadRequest(

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.reasoning.assistant import Assistant
@@ -18,8 +17,9 @@ from millet.reasoning.reply import Reply
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem
+from millet.train.batches import FOLDER
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Asked, Harvest, from_engine, kept, printable, questions, reap
+from millet.train.harvest import Asked, Harvest, from_engine, kept, printable, questions, reap, sampler
 from millet.train.prompts import Prompts
 from millet.train.remote import Asking, Remote, check_url, is_url
 from millet.train.rollout import Rollouts
@@ -87,15 +87,16 @@ class DistillStage(Stage):
         out = context.folder / DATA
         size = 1 if is_url(self.teacher) else self.batch  # what was paid for is on disk as soon as it is here
         with Graders() as graders:
-            harvest = Harvest(asked, size, graders.grade, self.select, context.seed, context.folder / "batches")
+            harvest = Harvest(asked, size, graders.grade, self.select, context.seed, context.folder / FOLDER)
             self._ask(harvest, context)
         count, ledger = harvest.collect(out)
         if not count:
-            wanted = "whole and right" if self.only_right else "whole"
-            raise BadRequest(
-                f"none of the replies of {self.teacher} was {wanted}; raise max_tokens, ask easier levels, or take "
-                'another teacher, with think = "off" one that does not think'
+            none = f"none of the replies of {self.teacher} was {'whole and right' if self.only_right else 'whole'}"
+            advice = (
+                "raise max_tokens, ask easier levels, or take another teacher, "
+                'with think = "off" one that does not think'
             )
+            raise BadRequest("; ".join(filter(None, (none, harvest.faults(), advice))))
         context.progress.say(f"{self.name}: kept {count:,} replies to {len(asked):,} questions")
         return Outcome(out, file_hash(out), ledger)
 
@@ -127,17 +128,17 @@ class DistillStage(Stage):
     def _ask(self, harvest: Harvest, context: Context) -> None:
         if is_url(self.teacher):
             remote = self._remote()
-            reap(harvest, remote.answers, self.name, context.progress, gpu=False)
+            reap(harvest, remote.answers, self.name, context, at_once=self.batch)
             if remote.refused:
                 context.progress.say(f"{self.name}: the server refused {remote.refused:,} questions")
             return
         model = load(context.model(self.teacher), device=context.device)  # in the form it has: 4-bit weights stay so
-        with Engine(model, cache_tokens=self.cache_tokens) as engine:
+        with sampler(model, self.cache_tokens, context.progress) as engine:
             rollouts = Rollouts(
                 Assistant(engine), think=self.think, max_tokens=self.max_tokens, temperature=self.temperature
             )
             answers = from_engine(rollouts, self.replies, context.seed)
-            reap(harvest, answers, self.name, context.progress, gpu=model.device.type == "cuda")
+            reap(harvest, answers, self.name, context, model)
 
 
 def _whole(reply: Reply, thinks: bool) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
+from millet.models.model import Model
 from millet.train import devices
 from millet.train.data import Example
 from millet.train.divergence import Divergence, Sums, distance
@@ -60,6 +61,8 @@ class DistillLogitsStage(SftStage):
 
 class _Trainee(Protocol):
     @property
+    def model(self) -> Model: ...
+    @property
     def head(self) -> Tensor: ...
     def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int] | None = None) -> list[Tensor]: ...
     def hidden(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> tuple[Tensor, Tensor]: ...
@@ -79,7 +82,7 @@ class DistillLogits(Sft):
         return [self._teacher.describe(), *super().check()]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        packs = self.packs()
+        packs = self.packs(step)
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
         sums = Sums()
         for pack, weight in devices.deal(packs):

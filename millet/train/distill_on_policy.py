@@ -26,13 +26,14 @@ from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
-from millet.train import devices
+from millet.train import devices, ungraded
 from millet.train.divergence import Divergence, Sums, distance
 from millet.train.loop import MicroBatch
+from millet.train.metrics import read_log
 from millet.train.prompts import Prompts
 from millet.train.roles import Judges, Sampler
 from millet.train.rollout import Group, Rollouts, parts
-from millet.train.stage import Context, TrainingStage
+from millet.train.stage import Context, Outcome, TrainingStage
 from millet.train.teacher import Teacher, load_teacher
 from millet.train.trainee import Trainee
 
@@ -105,7 +106,9 @@ class DistillOnPolicy:
         for _ in self.micro_batches(0):  # whose gradients nobody asks for
             pass
         tokens, kl = self._metrics["sampled_tokens"], self._metrics["kl"]
-        return [self._teacher.describe(), f"first round: {tokens:,.0f} tokens, {kl:.3f} nats a token from the teacher"]
+        lines = [self._teacher.describe(), f"first round: {tokens:,.0f} tokens, {kl:.3f} nats a token from the teacher"]
+        failed = ungraded.told([self._metrics])
+        return [*lines, f"first round: {failed}"] if failed else lines
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
         self._sampler.refresh()
@@ -173,8 +176,10 @@ class DistillOnPolicy:
         scores: defaultdict[str, list[float]] = defaultdict(list)
         for each in answered:
             scores[each.task.name] += [grade.score for grade in each.grades]
+        grades = [grade for each in answered for grade in each.grades]
         self._metrics = {
             **{f"accuracy {name}": _mean(found) for name, found in sorted(scores.items()) if found},
+            **(ungraded.measure(grades) if grades else {}),
             "reply_tokens": _mean([float(len(sample.token_ids)) for sample in samples]),
             "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
         }
@@ -214,6 +219,12 @@ class DistillOnPolicyStage(TrainingStage, OnPolicySettings):
 
     def parents(self, base: str) -> tuple[str, ...]:
         return (base, self.teacher)
+
+    def run(self, context: Context) -> Outcome:
+        outcome = super().run(context)
+        if devices.first() and (failed := ungraded.told(read_log(context.folder / "metrics.jsonl"))):
+            context.progress.say(f"{self.name}: {failed}")
+        return outcome
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[DistillOnPolicy, int]:
         tasks = [find_task(name, context.beside) for name in self.tasks]

@@ -1,28 +1,36 @@
-"""Replies gathered as data: questions in batches, each on disk when it is answered, and all of it one file at the end.
-
-A run that was killed goes on with the batches that are not there yet, so that nothing is paid for twice.
+"""Replies gathered as data: questions in batches, each on disk when it is answered, so that nothing is paid for twice;
+and all of it one file at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from millet.engine.engine import Engine
+from millet.engine.planner import Cost
+from millet.errors import OutOfMemory
+from millet.kernels.cpu import read_memory
+from millet.models.model import Model
 from millet.reasoning.reply import Reply
 from millet.tasks.draw import draw
 from millet.tasks.task import Grade, ItemTask, Problem, Task
+from millet.train import ungraded
+from millet.train.batches import Batch, Batches, gather, lines
 from millet.train.checkpoint import write_atomically
-from millet.train.ledger import Ledger, Stopwatch
+from millet.train.ledger import Arithmetic, Ledger, Stopwatch
 from millet.train.progress import Progress
 from millet.train.prompts import Prompts
 from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
-from millet.train.signals import Signals, Stopped
+from millet.train.stage import Context
+from millet.train.stage import _weights as weights_of
 
 Numbered = tuple[int, list[str]]
 Answers = Callable[[Iterable[Numbered]], Iterator[tuple[int, list[list[Reply]]]]]
@@ -54,7 +62,7 @@ def questions(tasks: Sequence[Task], levels: Sequence[int], problems: int) -> li
 
 
 class Harvest:
-    """All questions in batches, each written to a file of its own. A file's last line is what its batch has cost.
+    """All questions in batches of `size`, in files in `folder`.
 
     select: which of the replies to a question are kept, as records (see `kept`).
     """
@@ -68,88 +76,100 @@ class Harvest:
         seed: int,
         folder: Path,
     ) -> None:
-        self._grade, self._select, self._seed, self._folder = grade, select, seed, folder
-        self.batches = [asked[at : at + size] for at in range(0, len(asked), size)]
+        self._grade, self._select, self._seed = grade, select, seed
+        self._asked = [asked[at : at + size] for at in range(0, len(asked), size)]
+        self.batches = Batches(folder, len(self._asked))
 
     def run(
-        self, answers: Answers, stopping: Callable[[], bool] = lambda: False, gpu: bool = False
-    ) -> Iterator[Ledger]:
-        """What each batch that was still to do has cost, when it is on disk. stopping: whether to begin no other. gpu:
-        whether the answers are computed on one here."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self, answers: Answers, stopping: Callable[[], bool] = lambda: False, model: Model | None = None
+    ) -> Iterator[Batch]:
+        """Each batch that was still to do, when it is on disk. stopping: whether to begin no other. model: the one that
+        answers, if it is here."""
         problems: dict[int, list[Problem]] = {}
 
         def to_do() -> Iterator[Numbered]:
-            for number, batch in enumerate(self.batches):
+            for number, batch in enumerate(self._asked):
                 if stopping():
                     return
-                if not self._path(number).exists():
+                if number not in self.batches:
                     problems[number] = [draw(each.task, "train", each.level, each.index, self._seed) for each in batch]
                     yield number, [problem.prompt for problem in problems[number]]
 
-        watch = Stopwatch(gpu)
+        arithmetic = Arithmetic(weights_of(model), trained=0) if model is not None else Arithmetic(0, 0)
+        watch = Stopwatch(gpu=model is not None and model.device.type == "cuda")
         for number, replies in answers(to_do()):
-            records = self._records(self.batches[number], problems.pop(number), replies)
+            kept, measured = self._judge(self._asked[number], problems.pop(number), replies)
             cost = watch.lap()
             cost.sampled_tokens = sum(reply.usage.completion_tokens for group in replies for reply in group)
-            write_atomically(self._path(number), _lines([*records, {"cost": cost.__dict__}]))
-            yield cost
-
-    @property
-    def done(self) -> int:
-        """Batches that are on disk."""
-        return len(list(self._folder.glob("*.jsonl")))
+            cost.flops = arithmetic.flops(tokens=0, sampled=cost.sampled_tokens)
+            speed = {
+                "sampled_tokens": cost.sampled_tokens,
+                "tokens_per_second": cost.sampled_tokens / cost.wall_seconds,
+            }
+            yield self.batches.write(number, kept, {**measured, **speed}, cost)
 
     def collect(self, out: Path) -> tuple[int, Ledger]:
         """Put together what was kept, hard questions first. How many replies these are, and what all has cost."""
-        records = [
-            json.loads(line)
-            for path in sorted(self._folder.glob("*.jsonl"))
-            for line in path.read_text("utf-8").split("\n")  # not splitlines: U+2028 may stand in a JSON string
-            if line
-        ]
-        kept = [each for each in records if "messages" in each]
+        batches = self.batches.read()
+        kept = [each for batch in batches for each in batch.conversations]
         unique = list({_said(each): each for each in reversed(kept)}.values())[::-1]
         unique.sort(key=lambda each: each["source"].get("pass_rate", 1.0))  # stable: equals stay in order
-        write_atomically(out, _lines(unique))
+        write_atomically(out, lines(unique))
         ledger = Ledger()
-        for each in records:
-            if "cost" in each:
-                ledger.add(Ledger.of(each["cost"]))
+        for batch in batches:
+            ledger.add(Ledger.of(batch.record["cost"]))
         return len(unique), ledger
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.jsonl"
+    def faults(self) -> str:
+        """What a person should know of graders that failed; "" where none did."""
+        return ungraded.told(batch.record for batch in self.batches.read())
 
-    def _records(
-        self, batch: Sequence[Asked], problems: Sequence[Problem], replies: Sequence[list[Reply]]
-    ) -> list[dict[str, Any]]:
+    def _judge(
+        self, asked: Sequence[Asked], problems: Sequence[Problem], replies: Sequence[list[Reply]]
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """What is kept of a batch, and what there is to tell of it."""
         graded: list[Graded] = [
             (each.task, problem, reply)
-            for each, problem, group in zip(batch, problems, replies, strict=True)
+            for each, problem, group in zip(asked, problems, replies, strict=True)
             for reply in group
         ]
-        grades = iter(self._grade(graded))
+        grades = self._grade(graded)
+        rest = iter(grades)
         records: list[dict[str, Any]] = []
-        for each, problem, group in zip(batch, problems, replies, strict=True):
-            given = [next(grades) for _ in group]
+        for each, problem, group in zip(asked, problems, replies, strict=True):
+            given = [next(rest) for _ in group]
             source = {"task": each.task.name, "level": each.level, "index": each.index, "seed": self._seed}
             if not isinstance(each.task, Prompts):
                 source["pass_rate"] = sum(grade.passed for grade in given) / len(given)
             records += self._select(problem, source, group, given)
-        return records
+        real = [grade for (task, _, _), grade in zip(graded, grades, strict=True) if not isinstance(task, Prompts)]
+        measured: dict[str, float] = {"asked": len(asked)}
+        if real:
+            measured |= {"right": sum(grade.passed for grade in real) / len(real), **ungraded.measure(real)}
+        return records, measured
 
 
-def reap(harvest: Harvest, answers: Answers, stage: str, progress: Progress, gpu: bool) -> None:
-    """Run it to its end, telling of each batch. Raises Stopped after a signal, when what was under way is on disk."""
-    whole = len(harvest.batches)
-    with Signals() as signals:
-        progress.begin(stage, harvest.done, whole)
-        for cost in harvest.run(answers, lambda: signals.caught, gpu):
-            speed = cost.sampled_tokens / cost.wall_seconds
-            progress.step(harvest.done, {"step": harvest.done, "tokens_per_second": speed, "cost": cost.__dict__})
-    if harvest.done < whole:
-        raise Stopped(f"stopped after batch {harvest.done} of {whole} and saved; run the same command to go on")
+def sampler(model: Model, cache_tokens: int, progress: Progress) -> Engine:
+    """An engine for replies, if there is room for its cache; else raises OutOfMemory."""
+    needed = cache_tokens * Cost.of(model.config).cached * model.cache_dtype.itemsize
+    gpu = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if gpu else read_memory().available
+    if needed > free:
+        raise OutOfMemory(
+            f"the cache of {cache_tokens:,} tokens needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower "
+            "cache_tokens, or close other programs"
+        )
+    progress.say(f"memory: {needed / 1e9:.2f} GB beside the weights, of {free / 1e9:.1f} GB that are free")
+    return Engine(model, cache_tokens=cache_tokens)
+
+
+def reap(
+    harvest: Harvest, answers: Answers, stage: str, context: Context, model: Model | None = None, at_once: int = 1
+) -> None:
+    """Run it to its end, and tell of it. See `gather`."""
+    gather(harvest.batches, lambda stopping: harvest.run(answers, stopping, model), stage, context, at_once)
+    if failed := harvest.faults():
+        context.progress.say(f"{stage}: {failed}")
 
 
 def from_engine(rollouts: Rollouts, replies: int, seed: int) -> Answers:
@@ -198,7 +218,3 @@ def _said(record: Mapping[str, Any]) -> str:
     question, reply = record["messages"]
     text = _plain(question["content"]) + "\0" + _plain(reply.get("reasoning", "") + reply["content"])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _lines(records: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records)

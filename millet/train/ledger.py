@@ -36,8 +36,8 @@ class Prices:
 @dataclass
 class Ledger:
     """wall, cpu and gpu in seconds; cpu counts every thread and finished child process, gpu each device. tokens went
-    through forward and backward, sampled were generated. flops as counted from the number of weights, attention left
-    out."""
+    through forward and backward, sampled were generated. flops as counted from the number of weights; attention,
+    teachers and references are left out."""
 
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0

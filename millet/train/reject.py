@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.reasoning.assistant import Assistant
@@ -19,8 +18,9 @@ from millet.reasoning.reply import Reply
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem
+from millet.train.batches import FOLDER
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap
+from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap, sampler
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.rollout import Rollouts
 from millet.train.stage import DATA, Context, Outcome, Stage
@@ -77,19 +77,17 @@ class RejectStage(Stage, RejectSettings):
     def run(self, context: Context) -> Outcome:
         asked = questions([find_task(name, context.beside) for name in self.tasks], self.levels, self.problems)
         out = context.folder / DATA
-        with Engine(load(context.base, device=context.device), cache_tokens=self.cache_tokens) as engine:
+        model = load(context.base, device=context.device)
+        with sampler(model, self.cache_tokens, context.progress) as engine:
             rollouts = Rollouts(Assistant(engine), think="on", max_tokens=self.max_tokens, temperature=self.temperature)
             answers = from_engine(rollouts, self.replies, context.seed)
             with Graders() as graders:
-                harvest = Harvest(
-                    asked, self.batch, graders.grade, self.select, context.seed, context.folder / "batches"
-                )
-                reap(harvest, answers, self.name, context.progress, gpu=engine.model.device.type == "cuda")
+                harvest = Harvest(asked, self.batch, graders.grade, self.select, context.seed, context.folder / FOLDER)
+                reap(harvest, answers, self.name, context, model)
         count, ledger = harvest.collect(out)
         if not count:
-            raise BadRequest(
-                f"none of the replies of stage {self.name} was right and readable; ask easier levels "
-                "(`millet task band` finds them), or train the base first"
-            )
+            none = f"none of the replies of stage {self.name} was right and readable"
+            advice = "ask easier levels (`millet task band` finds them), or train the base first"
+            raise BadRequest("; ".join(filter(None, (none, harvest.faults(), advice))))
         context.progress.say(f"{self.name}: kept {count:,} replies")
         return Outcome(out, file_hash(out), ledger)

@@ -14,6 +14,7 @@ from millet.train.ledger import Ledger
 from millet.train.lineage import read_lineage
 from millet.train.metrics import read_log
 from millet.train.recipe import Recipe
+from millet.train.stage import TrainingStage
 
 WIDTH, HEIGHT = 460, 190  # of a curve, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 24  # around it
@@ -38,14 +39,17 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
     lineage = read_lineage(folder)
     again = command(recipe.path, folder.parent, origin["environment"].get("processes", 1))
     title = f"{origin['stage']} ({origin['configuration']['kind']})"
-    state = f"{len(records):,} steps" if lineage else f"stopped after {len(records):,} steps"
+    trains = any(isinstance(stage, TrainingStage) for stage in recipe.stages if stage.name == origin["stage"])
+    unit = "step" if trains else "batch"
+    count = f"{len(records):,} {unit if len(records) == 1 else 'steps' if trains else 'batches'}"
+    state = count if lineage else f"stopped after {count}"
     parents = f", from {', '.join(origin['parents'])}" if origin["parents"] else ""
     ledger = lineage["ledger"] if lineage else _so_far(records, recipe)
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{state}{html.escape(parents)}.</p>",
         f"<h2>Curves</h2>{''.join(_curves(records))}",
         f"<h2>Cost</h2>{_table(ledger)}",
-        f"<h2>Samples</h2>{_samples(samples)}" if samples else "",
+        f"<h2>Samples</h2>{_samples(samples, unit)}" if samples else "",
         f"<h2>Make it again</h2><pre>{html.escape(again)}</pre>",
         f"<p>recipe.toml:</p><pre>{html.escape(recipe.path.read_text(encoding='utf-8'))}</pre>",
         f"<h2>Lineage</h2><pre>{html.escape(json.dumps(lineage or origin, indent=2, ensure_ascii=False))}</pre>",
@@ -66,7 +70,7 @@ def command(recipe: Path, out: Path, processes: int) -> str:
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One for each number that the steps have."""
+    """One for each number that the steps, or batches, have."""
     names = dict.fromkeys(name for record in records for name in record if name not in ("step", "cost"))
     curves = []
     for name in names:
@@ -102,9 +106,9 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
     return f'<figure><figcaption>{caption}</figcaption>{svg}{lines}<polyline points="{drawn}"/>{labels}</svg></figure>'
 
 
-def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+def _samples(samples: Sequence[Mapping[str, Any]], unit: str) -> str:
     shown = samples if len(samples) <= 2 * SAMPLES else [*samples[:SAMPLES], *samples[-SAMPLES:]]
-    return "".join(f"<h3>Step {sample['step']}</h3>{_table(sample, skip='step')}" for sample in shown)
+    return "".join(f"<h3>{unit.capitalize()} {sample['step']}</h3>{_table(sample, skip='step')}" for sample in shown)
 
 
 def _table(entries: Mapping[str, Any], skip: str = "") -> str:

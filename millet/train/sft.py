@@ -84,6 +84,8 @@ class SftStage(TrainingStage):
 
 
 class _Trainee(Protocol):
+    @property
+    def model(self) -> Model: ...
     def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int] | None = None) -> list[Tensor]: ...
 
 
@@ -95,6 +97,7 @@ class Sft:
         self._packing = Packing([len(e) for e in examples], stage.micro_tokens, seed, stage.epochs)
         self._micro_batches = stage.batch_tokens // stage.micro_tokens
         self._metrics: dict[str, float | None] = {}
+        self._shown: Example | None = None
         self._packs = len(self._packing)
         self.steps = -(-self._packs // self._micro_batches)
 
@@ -108,7 +111,7 @@ class Sft:
         ]
 
     def micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        packs = self.packs()
+        packs = self.packs(step)
         learned = sum(int(e.learned.sum()) for pack in packs for e in pack)
         for pack, weight in devices.deal(packs):
             logprobs = self._trainee.logprobs([e.ids.tolist() for e in pack], [e.first for e in pack])
@@ -116,15 +119,25 @@ class Sft:
             yield MicroBatch(-torch.cat(kept).sum() / learned * weight, tokens=weight * sum(map(len, pack)))
         self._metrics = {"learned_tokens": learned, "sequences": sum(map(len, packs))}
 
-    def packs(self) -> list[list[Example]]:
-        """Those of the next step."""
-        return [[self._examples[i] for i in pack] for pack in self._packing.take(self._micro_batches)]
+    def packs(self, step: int) -> list[list[Example]]:
+        """Those of the next step, which is this one."""
+        packs = [[self._examples[i] for i in pack] for pack in self._packing.take(self._micro_batches)]
+        self._shown = packs[0][0] if step == 0 else None
+        return packs
 
     def metrics(self) -> Mapping[str, float | None]:
         return self._metrics
 
-    def sample(self) -> None:
-        return None
+    def sample(self) -> Mapping[str, Any] | None:
+        """Of the first step, one example as the model reads it, marks and all."""
+        if self._shown is None:
+            return None
+        ids, tokenizer = self._shown.ids, self._trainee.model.tokenizer
+        learned = ids[self._shown.learned].tolist()
+        return {
+            "read": tokenizer.decode(ids.tolist(), skip_special=False),
+            "learned": tokenizer.decode(learned, skip_special=False),
+        }
 
     def state(self) -> dict[str, Any]:
         return self._packing.state()

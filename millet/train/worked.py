@@ -6,9 +6,10 @@ thought, the answer behind it. Each is graded as a reply would be, and none that
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from millet.errors import BadRequest
@@ -17,11 +18,14 @@ from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import ItemTask, PlainReply, Problem, WorkedTask
 from millet.tasks.worked.unworked import Unworked
+from millet.train import ungraded
+from millet.train.batches import FOLDER, Batch, Batches, gather, lines
 from millet.train.checkpoint import file_hash, write_atomically
-from millet.train.ledger import Stopwatch
+from millet.train.ledger import Ledger, Stopwatch
 from millet.train.stage import DATA, Context, Outcome, Stage
 
 TRIES = 20  # problems looked at for each that is worked
+BATCH = 50  # solutions graded together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +51,48 @@ class WorkedStage(Stage):
             raise BadRequest("tasks and levels must name at least one each")
 
     def run(self, context: Context) -> Outcome:
-        watch = Stopwatch(gpu=False)
-        lines: list[str] = []
+        parts = [(name, _workable(name, context), level) for name in self.tasks for level in self.levels]
+        batches = Batches(context.folder / FOLDER, len(parts) * self._batches)
         with Graders() as graders:
-            for name in self.tasks:
-                task = find_task(name, context.beside)
-                if not isinstance(task, WorkedTask):
-                    raise BadRequest(f"{name} does not show how its problems are worked; give it a method `work`")
-                for level in self.levels:
-                    found = list(self._worked(task, level, context.seed))
-                    grades = graders.grade([(task, problem, reply) for problem, reply, _ in found])
-                    right = [each for each, grade in zip(found, grades, strict=True) if grade.passed]
-                    if not right:
-                        raise BadRequest(f"no problem of {name}, level {level}, has a worked solution that is right")
-                    lines += [_line(*each) for each in right]
-                    refused = f", {len(found) - len(right)} refused by its grader" if len(right) < len(found) else ""
-                    context.progress.say(f"{name}, level {level}: {len(right)} worked{refused}")
-        out = context.folder / DATA
-        write_atomically(out, "".join(lines))
-        return Outcome(out, file_hash(out), watch.lap())
+            gather(batches, partial(self._work, parts, batches, graders, context), self.name, context)
+        out, ledger = context.folder / DATA, Ledger()
+        found = batches.read()
+        write_atomically(out, lines(each for batch in found for each in batch.conversations))
+        for batch in found:
+            ledger.add(Ledger.of(batch.record["cost"]))
+        return Outcome(out, file_hash(out), ledger)
+
+    @property
+    def _batches(self) -> int:
+        """Of each task at each level; the last ones are empty where it has fewer problems."""
+        return -(-self.problems // BATCH)
+
+    def _work(
+        self,
+        parts: Sequence[tuple[str, WorkedTask, int]],
+        batches: Batches,
+        graders: Graders,
+        context: Context,
+        stopping: Callable[[], bool],
+    ) -> Iterator[Batch]:
+        watch = Stopwatch(gpu=False)
+        for place, (name, task, level) in enumerate(parts):
+            numbers = range(place * self._batches, (place + 1) * self._batches)
+            found = self._worked(task, level, context.seed)
+            last = max((number for number in numbers if number not in batches), default=-1)
+            for number in range(numbers[0], last + 1):
+                if stopping():
+                    return
+                some = list(islice(found, BATCH))
+                if number in batches:
+                    continue
+                grades = graders.grade([(task, problem, reply) for problem, reply, _ in some])
+                right = [_conversation(*each) for each, grade in zip(some, grades, strict=True) if grade.passed]
+                measured = {"asked": len(some), **ungraded.measure(grades)}
+                if some:
+                    measured["right"] = len(right) / len(some)
+                yield batches.write(number, right, measured, watch.lap())
+            context.progress.say(_told(name, level, [batch.record for batch in batches.read(numbers)]))
 
     def _worked(self, task: WorkedTask, level: int, seed: int) -> Iterator[tuple[Problem, PlainReply, dict[str, Any]]]:
         wanted = self.skip + self.problems
@@ -86,9 +113,28 @@ class WorkedStage(Stage):
                 return
 
 
-def _line(problem: Problem, reply: PlainReply, source: dict[str, Any]) -> str:
+def _workable(name: str, context: Context) -> WorkedTask:
+    task = find_task(name, context.beside)
+    if not isinstance(task, WorkedTask):
+        raise BadRequest(f"{name} does not show how its problems are worked; give it a method `work`")
+    return task
+
+
+def _told(name: str, level: int, records: Sequence[Mapping[str, Any]]) -> str:
+    """How many solutions of a task there are. Raises BadRequest where there is none."""
+    asked, right = (sum(record[key] for record in records) for key in ("asked", "kept"))
+    failed = ungraded.told(records)
+    if not right:
+        none = f"no problem of {name}, level {level}, has a worked solution that is right"
+        raise BadRequest("; ".join(filter(None, (none, failed))))
+    wrong = asked - right - ungraded.count(records)
+    refused = f"{wrong} refused by its grader" if wrong else ""
+    return f"{name}, level {level}: " + ", ".join(filter(None, (f"{right} worked", refused, failed)))
+
+
+def _conversation(problem: Problem, reply: PlainReply, source: dict[str, Any]) -> dict[str, Any]:
     messages = [
         {"role": "user", "content": problem.prompt},
         {"role": "assistant", "reasoning": reply.reasoning, "content": reply.content},
     ]
-    return json.dumps({"messages": messages, "source": source}, ensure_ascii=False) + "\n"
+    return {"messages": messages, "source": source}

@@ -1,45 +1,34 @@
-"""A base's own answers behind thoughts that were written: which are kept, and that a killed run goes on."""
+"""A base's own answers behind thoughts that were written: which are kept, and what there is to tell of them."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from millet.errors import BadRequest
+import millet
+from millet.errors import BadRequest, OutOfMemory
+from millet.kernels.cpu import Memory
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Grade, Problem
+from millet.train import harvest
 from millet.train.answers import AnswersStage, Behind, read_thoughts, repeats
 from millet.train.chain import train
+from millet.train.lineage import read_lineage
+from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
 from tests.reasoning.toys import toy_model
 from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).parents[2]
 SAYS = "I say so to you."
 ANSWERS = '\n[[stage]]\nkind = "answers"\ndata = "everyday.jsonl"\nbatch = 2\nmax_tokens = 24\n'
-KILLING = """
-import os, signal, sys
-from tests.train.toy_recipe import Heard
-from millet.train.chain import train
-from millet.train.recipe import read_recipe
-
-class Killing(Heard):
-    def step(self, done, record):
-        os.kill(os.getpid(), signal.SIGKILL) if done == 2 else None
-
-train(read_recipe(sys.argv[1]), sys.argv[2], Killing())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +66,16 @@ def test_each_question_gets_what_the_base_says_behind_its_thought(tmp_path: Path
             said = base.chat([question], think="off", temperature=0.0, max_tokens=24)
             assert answer["content"] == said.content == SAYS
             assert answer["reasoning"] == question["content"].replace("What is", "They ask about").replace("?", ".")
-    assert heard.lines == ["answers: kept 7 answers to 7 questions"]
+    assert re.fullmatch(r"memory: .* GB beside the weights, of .* GB that are free", heard.lines[0])
+    assert re.fullmatch(r"time: about .* for 4 steps; cost: about .* USD", heard.lines[1])
+    assert heard.lines[2:] == ["answers: kept 7 answers to 7 questions"]
     assert heard.begun == [("answers", 0, 4)]
+    records = read_log(tmp_path / "out" / "1-answers" / "metrics.jsonl")
+    assert [(record["asked"], record["kept"]) for record in records] == [(2, 2), (2, 2), (2, 2), (1, 1)]
+    assert not any("right" in record for record in records), "nobody has graded them"
+    ledger = read_lineage(tmp_path / "out" / "1-answers")["ledger"]  # type: ignore[index]
+    weights = millet.load(speaker).config.num_parameters
+    assert ledger["flops"] == 2 * weights * ledger["sampled_tokens"] > 0
 
 
 def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
@@ -88,24 +85,22 @@ def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
     assert whole["stages"]["sft"]["ledger"]["tokens"] > 0
 
 
-def test_killed_it_goes_on_to_the_same_file(tmp_path: Path, speaker: Path) -> None:
-    recipe = write(tmp_path / "recipe", speaker)
-    whole = train(read_recipe(recipe), tmp_path / "whole", Heard())
-    words = [sys.executable, "-c", KILLING, str(recipe), str(tmp_path / "out")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    heard = Heard()
-    again = train(read_recipe(recipe), tmp_path / "out", heard)
-    assert heard.begun == [("answers", 2, 4)]
-    assert again["stages"]["answers"]["sha256"] == whole["stages"]["answers"]["sha256"]
-
-
 def test_a_base_that_never_ends_is_refused(tmp_path: Path) -> None:
     model = toy_model(7)
     model.save(tmp_path / "toy")
     with pytest.raises(BadRequest, match="ended none of its answers within 24 tokens"):
         train(read_recipe(write(tmp_path, tmp_path / "toy", count=1)), tmp_path / "out", Heard())
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, speaker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = millet.load(speaker)
+    each = model.config.num_layers * 2 * model.config.num_kv_heads * model.config.head_dim
+    needed = 16384 * each * model.cache_dtype.itemsize
+    monkeypatch.setattr(harvest, "read_memory", lambda: Memory(10**9, needed - 1))
+    with pytest.raises(OutOfMemory, match=r"the cache of 16,384 tokens needs .* lower cache_tokens"):
+        train(read_recipe(write(tmp_path, speaker)), tmp_path / "out", Heard())
+    monkeypatch.setattr(harvest, "read_memory", lambda: Memory(10**9, needed))
+    train(read_recipe(write(tmp_path, speaker)), tmp_path / "out", Heard())
 
 
 @pytest.mark.parametrize(("changes", "good"), [

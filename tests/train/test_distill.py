@@ -93,9 +93,12 @@ def test_a_servers_replies_become_data(tmp_path: Path, key: str) -> None:
     assert graded[0]["source"].keys() == {"task", "level", "index", "seed", "pass_rate", "teacher", "tokens"}
     assert graded[0]["source"]["teacher"] == "m"
     assert lineage["parents"] == {}
-    assert lineage["data"].keys() == {"questions.jsonl"}
+    assert lineage["data"].keys() == {"questions.jsonl", f"{tmp_path}/sums.py"}
     assert lineage["configuration"]["teacher"] == url
     assert lineage["ledger"]["sampled_tokens"] == 7 * 28
+    assert heard.lines[0].startswith("time: about ")
+    assert " for 28 steps; cost: about " in heard.lines[0]
+    assert lineage["ledger"]["flops"] == 0, "its arithmetic is not ours"
     assert heard.lines[-1] == f"distill: kept {len(found)} replies to 28 questions"
     assert fake.keys == {f"Bearer {key}"}
     written = [file for file in tmp_path.rglob("*") if file.is_file() and key.encode() in file.read_bytes()]

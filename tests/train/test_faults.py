@@ -23,6 +23,7 @@ from millet.train.recipe import KINDS, read_recipe
 from millet.train.signals import Stopped
 from millet.train.stage import TrainingStage
 from millet.train.trainee import Trainee
+from millet.train.worked import BATCH
 from tests.reasoning.toys import toy_model
 from tests.train.faulty import train_until
 from tests.train.toy_recipe import Heard, one_thread  # noqa: F401 - a fixture
@@ -39,12 +40,30 @@ learning_rate = 1e-3
 EXAMPLES = 'data = ["examples.jsonl"]\nepochs = 2\nbatch_tokens = 512\nmicro_tokens = 256\n' + TRAINING
 ASKING = f'tasks = ["digits.py"]\nproblems = {2 * STEPS}\nbatch = 2\nreplies = 4\nmax_tokens = 24\ntemperature = 1.0\n'
 ROLLOUTS = f'tasks = ["digits.py"]\nsteps = {STEPS}\nquestions = 2\nreplies = 4\nmax_tokens = 24\n'
+DOUBLES = """
+from millet.tasks.task import Grade, PlainReply, Problem
+
+class Doubles:
+    name, levels = "doubles", 2
+
+    def sample(self, rng, level):
+        number = rng.randrange(10**6)
+        return Problem(f"Twice {number}?", str(2 * number))
+
+    def grade(self, problem, reply):
+        return Grade(float(reply.content == problem.answer))
+
+    def work(self, problem):
+        return PlainReply("Both digit by digit.", problem.answer)
+"""
 TEACHER = 'teacher = "./teacher"\n'
 STAGES = {
     "sft": EXAMPLES,
     "grpo": ROLLOUTS + TRAINING,
     "reject": ASKING,
     "distill": f'teacher = "{TOY_START}"\n' + ASKING,
+    "answers": 'data = "everyday.jsonl"\nbatch = 2\nmax_tokens = 24\n',
+    "worked": f'tasks = ["doubles.py"]\nlevels = [0, 1]\nproblems = {STEPS // 2 * BATCH}\n',
     "distill-logits": TEACHER + EXAMPLES,
     "distill-on-policy": TEACHER + ROLLOUTS.replace("replies = 4\n", "") + TRAINING,
 }
@@ -85,7 +104,12 @@ def toy(kind: str, toys: dict[str, Toy], tmp_path_factory: pytest.TempPathFactor
         folder = tmp_path_factory.mktemp(kind)
         (folder / "digits.py").write_text(documented("digits.py"))
         task = find_task(str(folder / "digits.py"))
-        write_examples(folder / "examples.jsonl", [example(draw(task, "train", 0, index)) for index in range(40)])
+        problems = [draw(task, "train", 0, index) for index in range(40)]
+        write_examples(folder / "examples.jsonl", [example(problem) for problem in problems])
+        questions = list(dict.fromkeys(problem.prompt for problem in problems))[: 2 * STEPS]
+        thoughts = [{"question": each, "reasoning": "They ask for a sum."} for each in questions]
+        write_examples(folder / "everyday.jsonl", thoughts)
+        (folder / "doubles.py").write_text(DOUBLES)
         toy_model(7).save(folder / "teacher")  # it knows nothing, and so there is something to change
         recipe = folder / "recipe.toml"
         recipe.write_text(f'[model]\nbase = "{TOY_START}"\ndevice = "cpu"\n[[stage]]\nkind = "{kind}"\n{STAGES[kind]}')
@@ -114,11 +138,10 @@ class Interrupted(Heard):
             os.kill(os.getpid(), each)
 
 
-def test_every_kind_that_trains_is_here() -> None:
-    kinds = {
-        kind for kind, (module, name) in KINDS.items() if issubclass(vars(import_module(module))[name], TrainingStage)
-    }
-    assert kinds == set(LEARNING)
+def test_every_kind_is_here() -> None:
+    kinds = {kind: vars(import_module(module))[name] for kind, (module, name) in KINDS.items()}
+    assert kinds.keys() == STAGES.keys()
+    assert {kind for kind, stage in kinds.items() if issubclass(stage, TrainingStage)} == set(LEARNING)
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -70,10 +70,10 @@ def harvest(folder: Path, **settings: Any) -> tuple[Harvest, RejectSettings]:
     return Harvest(asked, chosen.batch, grade, chosen.select, 5, folder), chosen
 
 
-def run(folder: Path, rollouts: Scripted, out: Path, **settings: Any) -> tuple[int, Ledger, list[Ledger]]:
+def run(folder: Path, rollouts: Scripted, out: Path, **settings: Any) -> tuple[int, Ledger, list[dict[str, Any]]]:
     some, chosen = harvest(folder, **settings)
-    costs = list(some.run(from_engine(rollouts, chosen.replies, 5)))  # type: ignore[arg-type]
-    return *some.collect(out), costs
+    made = list(some.run(from_engine(rollouts, chosen.replies, 5)))  # type: ignore[arg-type]
+    return *some.collect(out), [batch.record for batch in made]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -81,13 +81,17 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_shortest_right_ones_of_each_question_hard_questions_first(tmp_path: Path) -> None:
-    kept, ledger, costs = run(tmp_path / "batches", Scripted([4, 1, 0]), tmp_path / "data.jsonl")
+    kept, ledger, told = run(tmp_path / "batches", Scripted([4, 1, 0]), tmp_path / "data.jsonl")
     found = rows(tmp_path / "data.jsonl")
     assert kept == len(found) == 3
     assert [(each["source"]["pass_rate"], each["source"]["tokens"]) for each in found] == [(0.25, 5), (1, 5), (1, 6)]
     assert found[0]["messages"][1]["reasoning"] == "Let me see."
     assert found[0]["source"]["task"] == "sums"
-    assert ledger.sampled_tokens == sum(cost.sampled_tokens for cost in costs) == 3 * (5 + 6 + 7 + 8)
+    assert ledger.sampled_tokens == sum(each["sampled_tokens"] for each in told) == 3 * (5 + 6 + 7 + 8)
+    assert [(each["step"], each["asked"], each["kept"], each["right"]) for each in told] == [
+        (1, 2, 3, 5 / 8),
+        (2, 1, 0, 0),
+    ]
 
 
 def test_what_says_the_same_is_kept_once(tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_file(tmp_path: Path) -> None:
     run(tmp_path / "whole", Scripted([3]), tmp_path / "whole.jsonl")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", Scripted([3], breaks_at=2), tmp_path / "broken.jsonl")
-    assert harvest(tmp_path / "broken")[0].done == 1
+    assert harvest(tmp_path / "broken")[0].batches.done == 1
     rest = Scripted([3])
     run(tmp_path / "broken", rest, tmp_path / "broken.jsonl")
     assert len(rest.asked) == 1

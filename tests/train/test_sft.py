@@ -1,4 +1,5 @@
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def test_packed_losses_and_gradients_are_those_of_each_sequence_alone() -> None:
     assert expected
     for name, gradient in expected.items():
         torch.testing.assert_close(trainee.parameters[name].grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_one_example_is_there_to_be_read(tmp_path: Path) -> None:
+    train(read_recipe(write_toy(tmp_path, epochs=1)), tmp_path / "out", Heard())
+    (sample,) = read_log(tmp_path / "out" / "1-sft" / "samples.jsonl")
+    assert sample["step"] == 1
+    whole = re.fullmatch(
+        r"<\|im_start\|>user\nWhat is (.*)\?<\|im_end\|>\n<\|im_start\|>assistant\n(.*)", sample["read"], re.DOTALL
+    )
+    assert whole is not None, sample["read"]
+    assert sample["learned"] == whole[2]
+    assert "<think>" in whole[2]
+    assert "The answer is" in whole[2]
 
 
 def golden_losses(folder: Path) -> list[float]:

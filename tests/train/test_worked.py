@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ class Doubles:
 """
 
 
+RAISING = (
+    r"no problem of doubles.py, level 0, has a worked solution that is right; 5 could not be graded and count as wrong "
+    r"\(0 timeouts and 5 errors of graders; see `millet task check`\)$"
+)
+
+
 class Told(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -51,8 +58,7 @@ class Told(Silent):
 
 def run(folder: Path, task: str = TASK, **settings: Any) -> tuple[list[dict[str, Any]], Any, list[str]]:
     (folder / "doubles.py").write_text(task)
-    out = folder / "out"
-    out.mkdir(exist_ok=True)
+    out = Path(tempfile.mkdtemp(dir=folder))
     told = Told()
     context = Context(
         folder=out, base="", seed=3, device="cpu", prices=Prices(), progress=told, beside=folder, stages={}
@@ -65,7 +71,7 @@ def run(folder: Path, task: str = TASK, **settings: Any) -> tuple[list[dict[str,
 
 def test_only_right_solutions_of_a_fitting_length_are_taught(tmp_path: Path):
     rows, outcome, lines = run(tmp_path, problems=40, longest=4)
-    assert outcome.artifact == tmp_path / "out" / DATA
+    assert outcome.artifact.name == DATA
     for row in rows:
         question, reply = row["messages"]
         number = int(question["content"].split()[1].strip("?"))
@@ -99,7 +105,8 @@ def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
     for number, (task, says) in enumerate(
         {
             TASK.partition("    def work")[0]: "doubles.py does not show how its problems are worked",
-            TASK.replace("number % 5 == 0", "True"): "no problem of doubles.py, level 0, has a worked solution",
+            TASK.replace("number % 5 == 0", "True"): "level 0, has a worked solution that is right$",
+            TASK.replace("return Grade", "raise ValueError; Grade"): RAISING,
         }.items()
     ):
         folder = tmp_path / str(number)
