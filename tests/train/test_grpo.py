@@ -201,13 +201,21 @@ def test_what_cannot_work_is_refused_before_the_first_step() -> None:
         GrpoSettings(replies=1)
 
 
+class Last(Say):
+    """Right is the question's last digit."""
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        number = rng.randrange(10**9)
+        return Problem(f"level {level}: {number}", str(number % 10))
+
+
 class Gullible(Say):
     def grade(self, problem: Problem, reply: Answered) -> Grade:
         return Grade(float(problem.answer in reply.content), "it is in there")
 
 
 def test_the_preflight_says_whether_a_trick_beats_the_grader() -> None:
-    assert method(Policy()).check()[0] == "say: its grader passed the self-test"
+    assert method(Policy(), Last(3)).check()[0] == "say: its grader passed the self-test"
     line = method(Policy(), Gullible(3)).check()[0]
     assert re.match(r"warning: the grader of say cannot be trusted: '.*' scores 1 \(it is in there\)", line)
 
