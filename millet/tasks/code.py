@@ -3,15 +3,17 @@
 A test is `"assert f(2) == 4"` (any expression == a literal, or an expression alone, or `not` one), or
 `{"input": ..., "output": ...}` for a whole program. The code of a reply runs in `sandbox.py`, and only the left side of
 a test or the input goes in: what comes out is compared out here. So the code can neither read what is expected nor
-meddle with the comparison. A reply is right or wrong as a whole, since a share would pay for the easy tests alone.
+meddle with the comparison. A reply is right or wrong as a whole, since a share would pay for the easy tests alone; and
+its limit of time is one for all tests, since the grader's own is.
 """
 
 from __future__ import annotations
 
 import ast
 import random
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ class CodeTask:
             return Grade(0, "no code")
         calls: Sequence[Call] = problem.meta["calls"]
         programs: Sequence[Program] = problem.meta["programs"]
+        deadline = time.monotonic() + self._limits.seconds
         if calls:
             ran = run(code, [call.expression for call in calls], limits=self._limits)
             if ran.status is None:
@@ -77,7 +80,8 @@ class CodeTask:
             if len(passed) < len(calls) or not all(passed):
                 return Grade(0, f"{sum(passed)} of {len(calls)} tests")
         for number, program in enumerate(programs):
-            ran = run(code, stdin=program.stdin, limits=self._limits)
+            left = replace(self._limits, seconds=max(0.0, deadline - time.monotonic()))
+            ran = run(code, stdin=program.stdin, limits=left)
             if ran.status != 0 or ran.output.split() != program.output.split():
                 return Grade(0, "time limit" if ran.status is None else f"{number} of {len(programs)} programs")
         return Grade(1, "right")

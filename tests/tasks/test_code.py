@@ -86,6 +86,12 @@ def test_code_that_does_not_end_is_ended(tmp_path: Path):
     assert says(task, problem, "import time; time.sleep(1000)") == (0, "time limit")
 
 
+def test_all_tests_of_a_reply_share_one_limit_of_time(tmp_path: Path):
+    slow = "import time; time.sleep(0.2); print(2 * int(input()))"
+    task, problem = task_of(tmp_path, [{"input": str(i), "output": str(2 * i)} for i in range(20)], Limits(seconds=1))
+    assert says(task, problem, slow) == (0, "time limit")
+
+
 def test_the_last_fence_is_the_code_and_a_thought_is_none():
     assert reply_code("```\na\n```\nor\n```python\nb\n```") == "b"
     assert reply_code("<think>```\na\n```</think>c = 1") == "c = 1"
