@@ -26,6 +26,8 @@ from millet.train.data import Example, Renderer, render_files
 
 PEERS = ("trl",)
 LENGTH = 2048  # tokens of a step
+CHATS = Path(__file__).with_name("chats.jsonl")
+"""Conversations where no others are given: questions of recipes/millet-135m, answered by SmolLM2 (Apache-2.0)."""
 
 Say = Callable[[str], None]
 

@@ -134,8 +134,13 @@ def serve(
 
 @app.command("sft")
 def sft(
-    data: Annotated[Path, typer.Option(help="Conversations to train on, one JSON object a line.", metavar="FILE")],
     model: ModelOption = MODEL,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Conversations to train on, one JSON object a line.", metavar="FILE", show_default="everyday ones"
+        ),
+    ] = None,
     peers: Annotated[str, typer.Option(help="Whom to compare with, or none.", metavar="NAMES")] = "trl",
     rounds: Annotated[int, typer.Option(help="Steps to measure; medians are reported.", min=1)] = 3,
     tokens: Annotated[int, typer.Option(help="Tokens of a step.", min=1)] = 2048,
@@ -143,13 +148,15 @@ def sft(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tokens/s of supervised fine-tuning, all weights and an adapter, in turn with peers."""
-    from millet.bench.sft import bench_sft
+    from millet.bench.sft import CHATS, bench_sft
 
     ensure(model)
     screen, status = console(), console(stderr=True)
     rivals = [name.strip() for name in peers.split(",")] if peers != "none" else []
     with status.status("starting") as spinner:
-        report = bench_sft(model, data, peers=rivals, rounds=rounds, threads=threads, length=tokens, say=spinner.update)
+        report = bench_sft(
+            model, data or CHATS, peers=rivals, rounds=rounds, threads=threads, length=tokens, say=spinner.update
+        )
     if as_json:
         print(json.dumps(report, indent=2))
         return

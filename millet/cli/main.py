@@ -34,6 +34,7 @@ COMMANDS = {
     "bench": ("millet.cli.bench", "app"),
     "task": ("millet.cli.task", "app"),
     "train": ("millet.cli.train", "train"),
+    "export": ("millet.cli.export", "export"),
 }
 
 
