@@ -90,10 +90,19 @@ def load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         if not isinstance(error, Exception):
             raise
-        raise UnknownTask(
-            f"{path} cannot be loaded: {type(error).__name__}: {error}; run it with python first"
-        ) from error
+        raise UnknownTask(f"{path} cannot be loaded: {_why_not(path, error)}") from error
     return module
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        beside = path.with_name(error.name.partition(".")[0])
+        if beside.is_dir() or beside.with_suffix(".py").is_file():
+            return (
+                f"it imports {error.name}, which lies beside it, but a task is one file, whose hash is in the lineage; "
+                "put that into it too, or install both as a package with an entry point"
+            )
+    return f"{type(error).__name__}: {error}; run it with python first"
 
 
 def file_of(module: str) -> Path | None:

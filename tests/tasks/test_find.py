@@ -76,6 +76,14 @@ def test_files_without_a_usable_task(tmp_path: Path, text: str, message: str):
         find_task(str(written(tmp_path, text)))
 
 
+def test_a_file_that_imports_one_beside_it_is_told_that_one_is_all_there_is(tmp_path: Path):
+    (tmp_path / "helper_of_mine.py").write_text("x = 1\n")
+    (tmp_path / "folder_of_mine").mkdir()
+    for line in ("import helper_of_mine", "from folder_of_mine.part import x"):
+        with pytest.raises(UnknownTask, match=r"(helper|folder)_of_mine, which lies beside it, but a task is one file"):
+            find_task(str(written(tmp_path, f"{line}\n{ONE}")))
+
+
 def test_entry_points(monkeypatch: pytest.MonkeyPatch):
     entry = EntryPoint("sums", "tests.tasks.toys:Sums", find.GROUP)
 
