@@ -19,7 +19,7 @@ from millet.reasoning.reply import Event, Reply
 from millet.reasoning.run import Prepared, Run
 from millet.tasks.draw import draw
 from millet.tasks.extract import extract_answer, to_number
-from millet.tasks.task import Grade, ItemTask, Problem, Task
+from millet.tasks.task import Grade, ItemTask, Problem, Task, countable
 
 BATCH = 64  # replies that an engine computes at once, unless it was told otherwise
 
@@ -174,20 +174,22 @@ def _attempt(question: Question, replies: Sequence[Reply], grade: Grading) -> At
         prompt=question.problem.prompt,
         expected=question.problem.answer,
         samples=tuple(
-            _sample(reply, answer_of(question.problem, reply), given)
-            for reply, given in zip(replies, grades, strict=True)
+            _sample(reply, _answer(question, reply), given) for reply, given in zip(replies, grades, strict=True)
         ),
     )
 
 
-def answer_of(problem: Problem, reply: Reply) -> str:
-    """What the reply answers, as graders read it; equal numbers are equal strings."""
+def _answer(question: Question, reply: Reply) -> str | None:
+    """What the reply answers, as graders read it; equal numbers are equal strings. See `Sample`."""
+    problem = question.problem
+    if not countable(question.task, problem):
+        return None
     answer = extract_answer(reply.content, like=problem.answer, prompt=problem.prompt)
     number = to_number(answer)
     return answer if number is None else str(number)
 
 
-def _sample(reply: Reply, answer: str, given: Grade) -> Sample:
+def _sample(reply: Reply, answer: str | None, given: Grade) -> Sample:
     return Sample(
         reasoning=reply.reasoning,
         content=reply.content,

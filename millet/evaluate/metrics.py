@@ -33,10 +33,11 @@ def majority(samples: Sequence[Sample]) -> float:
     """Whether the answer that most replies give is right (Wang et al. 2022, arXiv:2203.11171).
 
     Between equally frequent answers a coin is thrown, of which this is the mean. A reply without an answer has no say.
+    samples: all with answers that can be counted.
     """
     by_answer: dict[str, list[Sample]] = {}
     for sample in samples:
-        by_answer.setdefault(sample.answer, []).append(sample)
+        by_answer.setdefault(sample.answer or "", []).append(sample)
     silent = by_answer.pop("", [])
     if not by_answer:
         return _share(silent)
@@ -57,10 +58,11 @@ def steps_to(k: int) -> list[int]:
 def measures(attempt: Attempt, k: int, concurrency: float) -> dict[str, tuple[float, float]]:
     """Numerator and denominator of every figure, for one problem with k replies.
 
-    score: the mean grade, where partial credit counts. thinking_tokens: of a reply. truncated: the reply was cut off at
-    max_tokens; thought_cut: its thought was closed because the budget was used up, or what a thought may take of
-    max_tokens; looped: it went round in circles and was ended. closed_itself: of the replies with a thought, those
-    whose model ended it. tokens_per_second: all replies under way together, `concurrency` of them.
+    majority: not defined where nobody can tell which answers agree. score: the mean grade, where partial credit counts.
+    thinking_tokens: of a reply. truncated: the reply was cut off at max_tokens; thought_cut: its thought was closed
+    because the budget was used up, or what a thought may take of max_tokens; looped: it went round in circles and was
+    ended. closed_itself: of the replies with a thought, those whose model ended it. tokens_per_second: all replies
+    under way together, `concurrency` of them.
     """
     samples = attempt.samples
     solved = sum(sample.solved for sample in samples)
@@ -71,7 +73,8 @@ def measures(attempt: Attempt, k: int, concurrency: float) -> dict[str, tuple[fl
 
     found = {f"pass@{step}": (pass_at_k(len(samples), solved, step), 1.0) for step in steps_to(k)}
     if k > 1:
-        found[f"majority@{k}"] = majority(samples), 1.0
+        countable = all(sample.answer is not None for sample in samples)
+        found[f"majority@{k}"] = (majority(samples), 1.0) if countable else (0.0, 0.0)
     tokens = float(sum(sample.completion_tokens for sample in samples))
     return found | {
         "score": (sum(sample.score for sample in samples), n),

@@ -52,13 +52,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reply. answer: what the task takes as its answer; replies agree where these are equal strings. score: in
-    [0, 1], with the grader's reason. thought_ended, finish_reason: as in `Reply`. Tokens, and seconds from the request
-    to the end."""
+    """One reply. answer: what the task takes as its answer; replies agree where these are equal strings. None where
+    nobody can tell whether they agree, as of code. score: in [0, 1], with the grader's reason. thought_ended,
+    finish_reason: as in `Reply`. Tokens, and seconds from the request to the end."""
 
     reasoning: str
     content: str
-    answer: str
+    answer: str | None
     score: float
     reason: str
     finish_reason: str

@@ -43,6 +43,7 @@ class CodeTask:
     """A file of problems whose replies are Python code."""
 
     levels = 1
+    countable = False  # programs that do the same are seldom the same text
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
         """Raises BadRequest where the file cannot be read or a test is of no known form."""

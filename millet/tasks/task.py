@@ -75,6 +75,12 @@ def climb(task: Task) -> Sequence[int]:
     return levels
 
 
+def countable(task: Task, problem: Problem) -> bool:
+    """Whether replies whose answers read the same say the same, and others do not, so that their votes can be counted.
+    Not where no right answer shows what form answers have, nor of a task whose attribute `countable` is False."""
+    return bool(problem.answer.strip()) and bool(getattr(task, "countable", True))
+
+
 @runtime_checkable
 class WorkedTask(Task, Protocol):
     """A task that can show how a problem is worked: a thought and the right answer, to teach a model by."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from millet.evaluate.harness import Standing, evaluate, questions
 from millet.evaluate.metrics import summarise
 from millet.evaluate.results import Group, Settings
 from millet.reasoning.assistant import Assistant
+from millet.tasks.code import CodeTask
 from millet.tasks.draw import draw
 from millet.tasks.task import Grade, Problem
 from tests.evaluate.fakes import FakeAssistant, Sums, correct, graded
@@ -68,6 +72,23 @@ def test_equal_numbers_agree() -> None:
     assistant = FakeAssistant(lambda prompt, index: written[index])
     (attempt,) = run(assistant, Settings(problems=1, k=6)).attempts
     assert [sample.answer for sample in attempt.samples] == ["1200"] * 4 + ["", ""]
+
+
+def test_answers_without_a_known_form_are_not_compared(tmp_path: Path) -> None:
+    class Open(Sums):
+        def sample(self, rng: random.Random, level: int) -> Problem:
+            return Problem(super().sample(rng, level).prompt, "")
+
+    rows = [
+        {"question": f"Write f. ({i})", "tests": ["assert f()"], "answer": "def f():\n    return 1"} for i in range(40)
+    ]
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for task in (Open(), CodeTask(tmp_path / "code.jsonl")):
+        settings = Settings(problems=2, k=2)
+        same_end = FakeAssistant(lambda prompt, index: f"def f():\n    x = {index}\n    return x")
+        found = evaluate(same_end, questions([(task, 0)], settings), settings, lambda items: [Grade(0) for _ in items])
+        assert found.attempts
+        assert {sample.answer for attempt in found.attempts for sample in attempt.samples} == {None}
 
 
 def test_requests_say_what_the_settings_say_and_each_problem_has_its_own_seed() -> None:

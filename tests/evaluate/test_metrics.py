@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from millet.evaluate.compare import compare
 from millet.evaluate.metrics import majority, pass_at_k, steps_to, summarise
 from millet.evaluate.results import Group
 from tests.evaluate.toys import attempt, evaluation, sample, solved
@@ -53,6 +54,18 @@ def test_majority_by_hand() -> None:
     silent = sample(0, answer="")
     assert majority([silent, silent, sample(1)]) == 1.0  # who says nothing has no say
     assert majority([silent, silent]) == 0.0
+
+
+def test_there_is_no_majority_where_nobody_can_tell_which_answers_agree() -> None:
+    code = Group("code", 0)
+    programs = [attempt(i, sample(1, answer=None), sample(0, answer=None), group=code) for i in range(3)]
+    sums = [attempt(i, sample(1), sample(1)) for i in range(3)]
+    found = summarise(evaluation([*programs, *sums], k=2))
+    assert found.groups[code]["majority@2"] is None
+    assert found.groups[code]["pass@2"] is not None
+    assert found.mean["majority@2"] is not None
+    assert found.mean["majority@2"].value == 1, "the mean is of the tasks that have one"
+    assert compare(evaluation(programs, k=2), evaluation(programs, k=2)).mean["majority@2"] is None
 
 
 def test_where_pass_at_k_is_told() -> None:
