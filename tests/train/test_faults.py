@@ -63,7 +63,7 @@ STAGES = {
     "reject": ASKING,
     "distill": f'teacher = "{TOY_START}"\n' + ASKING,
     "answers": 'data = "everyday.jsonl"\nbatch = 2\nmax_tokens = 24\n',
-    "worked": f'tasks = ["doubles.py"]\nlevels = [0, 1]\nproblems = {STEPS // 2 * BATCH}\n',
+    "worked": f'tasks = ["doubles.py"]\nlevels = [0, 1]\nproblems = {5 * BATCH}\n',
     "distill-logits": TEACHER + EXAMPLES,
     "distill-on-policy": TEACHER + ROLLOUTS.replace("replies = 4\n", "") + TRAINING,
 }
@@ -85,6 +85,7 @@ class Toy:
         assert run(self.kind, self.recipe, out, heard) == self.whole
         _, done, steps = heard.begun[0]
         assert 0 < done < steps == self.steps
+        assert heard.steps == list(range(done + 1, steps + 1)), "nothing is done twice"
 
 
 def run(kind: str, recipe: Path, out: Path, progress: Heard) -> str:
