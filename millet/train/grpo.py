@@ -163,7 +163,9 @@ class GrpoMethod:
         rows = check(task, self._judges)
         refused = [row for row in rows if not row.accepted]
         if not refused:
-            return f"{task.name}: its grader passed the self-test"
+            known = all(row.score is not None for row in rows)
+            untried = "" if known else ", but for what needs a right answer, which is not known"
+            return f"{task.name}: its grader passed the self-test{untried}"
         worst = max(refused, key=lambda row: (row.faults, row.score or 0.0))
         what = f"{worst.faults} of the replies of kind {worst.kind!r} could not be graded" if worst.faults else ""
         what = what or f"{worst.kind!r} scores {worst.score:.2g}"

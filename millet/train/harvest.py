@@ -29,8 +29,7 @@ from millet.train.progress import Progress
 from millet.train.prompts import Prompts
 from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
-from millet.train.stage import Context
-from millet.train.stage import _weights as weights_of
+from millet.train.stage import Context, active_weights
 
 Numbered = tuple[int, list[str]]
 Answers = Callable[[Iterable[Numbered]], Iterator[tuple[int, list[list[Reply]]]]]
@@ -95,7 +94,7 @@ class Harvest:
                     problems[number] = [draw(each.task, "train", each.level, each.index, self._seed) for each in batch]
                     yield number, [problem.prompt for problem in problems[number]]
 
-        arithmetic = Arithmetic(weights_of(model), trained=0) if model is not None else Arithmetic(0, 0)
+        arithmetic = Arithmetic(active_weights(model), trained=0) if model is not None else Arithmetic(0, 0)
         watch = Stopwatch(gpu=model is not None and model.device.type == "cuda")
         for number, replies in answers(to_do()):
             kept, measured = self._judge(self._asked[number], problems.pop(number), replies)

@@ -143,7 +143,7 @@ class TrainingStage(Stage, LoopSettings):
         check_room(trainee.parameters, self.optimizer, context.folder)
         trained = sum(p.numel() for p in trainee.parameters.values())
         loop = Loop(
-            method, trainee.parameters, steps, self, context.folder, Arithmetic(_weights(trainee.model), trained)
+            method, trainee.parameters, steps, self, context.folder, Arithmetic(active_weights(trainee.model), trained)
         )
         if loop.done == 0:
             context.progress.say(f"{self.name}: trying the first steps")
@@ -153,7 +153,7 @@ class TrainingStage(Stage, LoopSettings):
         return loop.run(context.progress)
 
 
-def _weights(model: Model) -> int:
+def active_weights(model: Model) -> int:
     """How many weights a token is multiplied with: of the experts those that are chosen, of the vocabulary the head."""
     config = model.config
     count = config.num_parameters
