@@ -83,7 +83,8 @@ class MilletTrainer:
         parts |= {"backward": backward, "update": time.perf_counter() - began}
         signal = 1 - (found["zero_signal"] or 0.0)
         told = {"signal": signal, "mismatch": found["mismatch"]}
-        return {"parts": parts, "prompt_tokens": tokens - sampled, "reply_tokens": sampled, **told}
+        prompts = (tokens - sampled) * self._replies  # a group's is computed once
+        return {"parts": parts, "prompt_tokens": prompts, "reply_tokens": sampled, **told}
 
 
 class TrlTrainer:

@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from millet.errors import MilletError
+from millet.train import devices
 
 
 class Stopped(MilletError):
@@ -32,6 +33,9 @@ class Signals:
     ) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
+        if self._before and isinstance(error, Exception) and devices.is_loss(error):
+            # The launcher sends SIGTERM to all that are left, which would cut off what is to be said of it.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _catch(self, which: int, frame: FrameType | None) -> None:
         if self.caught and which == signal.SIGINT:
