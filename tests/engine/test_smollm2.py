@@ -37,8 +37,8 @@ PROMPTS = [
     "She opened the door and",
     "The quick brown fox",
 ]
-TOKENS = 16
-JUDGED = 10  # texts whose distributions are compared, which takes transformers longest
+TOKENS = 12
+JUDGED = 6  # texts whose distributions are compared, which takes transformers longest
 
 
 @pytest.fixture(scope="module", params=["as it comes", "float32", "torch"])

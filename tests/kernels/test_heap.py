@@ -1,3 +1,4 @@
+import os
 import platform
 import resource
 import subprocess
@@ -9,6 +10,7 @@ BLOCK = 8 << 20
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not GNU's C library")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer has an allocator of its own")
 def test_what_was_kept_is_there_again_without_the_system() -> None:
     """In a process of its own, whose settings stay. Untouched pages of fresh memory cost a fault each."""
     program = f"""
