@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LINES = 20  # of a whole stage, where there is no terminal to repaint
 
 # What is shown of a step, where a method tells it: name in the metrics -> how.
-SHOWN = {"loss": "loss {:.3f}", "reward": "reward {:.3f}", "tokens_per_second": "{:,.0f} tok/s"}
+SHOWN = {"kept": "{:,.0f} kept", "loss": "loss {:.3f}", "reward": "reward {:.3f}", "tokens_per_second": "{:,.0f} tok/s"}
 
 
 def train(
@@ -82,7 +82,8 @@ class _Lines:
 
     def step(self, done: int, record: Mapping[str, Any]) -> None:
         if done % self._every == 0 or done == self._steps:
-            self.say(f"step {done} of {self._steps}: {_shown(record)}")
+            shown = _shown(record)
+            self.say(f"step {done} of {self._steps}" + (f": {shown}" if shown else ""))
 
 
 class _Bar:

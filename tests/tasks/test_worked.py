@@ -14,6 +14,7 @@ from millet.tasks.gym import GymTask
 from millet.tasks.task import PlainReply, Problem, WorkedTask
 from millet.tasks.worked import WORKED, work
 from millet.tasks.worked.arithmetic import over, times
+from millet.tasks.worked.columns import by_digit, total
 from millet.tasks.worked.unworked import Unworked
 
 EQUATION = re.compile(r"(?<![\w.])-?\d[\d+*/-]*(?:=-?\d[\d+*/-]*)+")  # 2*3=6, 58*6=300+48=348
@@ -62,12 +63,33 @@ def test_equations_that_are_not_true_would_be_seen():
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (times(58, 6), ["58*6=300+48=348"]),
+        (times(58, 6), ["58*6: 8*6=48 8, 5*6=30, 30+4=34 348"]),
         (times(6, 7), ["6*7=42"]),
-        (times(25, 13), ["25*10=250", "25*3=60+15=75", "250+75=325"]),
-        (times(-4, 12), ["12*4=40+8=48", "-4*12=-48"]),
+        (times(58, 60), ["58*60: 8*6=48 8, 5*6=30, 30+4=34 348, so 3480"]),
+        (
+            times(25, 13),
+            [
+                "25*10=250",
+                "25*3: 5*3=15 5, 2*3=6, 6+1=7 75",
+                "250+75: 0+5=5 5, 5+7=12 25, 2+1=3 325",
+            ],
+        ),
+        (times(-4, 12), ["12*4: 2*4=8 8, 1*4=4 48", "-4*12=-48"]),
         (times(0, 345), ["345*0=0"]),
-        (over(10920, 840), ["840*10=8400", "10920-8400=2520", "840*3=2520", "10+3=13", "10920/840=13"]),
+        (
+            over(36, 12),
+            ["12*3: 2*3=6 6, 1*3=3 36", "36/12=3"],
+        ),
+        (
+            over(252, 12),
+            [
+                "12*20: 2*2=4 4, 1*2=2 24, so 240",
+                "252-240: 2-0=2 2, 5-4=1 12, 2-2=0 012, so 12",
+                "12*1=12",
+                "20+1=21",
+                "252/12=21",
+            ],
+        ),
         (over(-12, 4), ["-12/4=-3"]),
         (over(7, -2), ["7/-2=-4 rounded down"]),
     ],
@@ -85,6 +107,35 @@ def test_the_levels_behind_the_default_settings_are_worked_too(dataset: str):
             assert task.grade(problem, task.work(problem)).passed
         except Unworked:
             assert dataset == "time_intervals"  # across the change of years, or the dataset's own rounding
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (total(146, 577), "146+577: 6+7=13 3, 4+7+1=12 23, 1+5+1=7 723"),
+        (total(977, 627), "977+627: 7+7=14 4, 7+2+1=10 04, 9+6+1=16 1604"),
+        (total(62, -80), "62-80: 80-62: 10-2=8 8, 8-6-1=1 18, so -18"),
+        (total(105, -98), "105-98: 15-8=7 7, 10-9-1=0 07, 1-1=0 007, so 7"),
+        (total(7, 1215), "7+1215: 1215+7: 5+7=12 2, 1+1=2 22, then 1222"),
+        (total(-82, 35), "-82+35: 82-35: 12-5=7 7, 8-3-1=4 47, so -47"),
+        (total(-20, -47), "-20-47: 20+47: 0+7=7 7, 2+4=6 67, so -67"),
+        (total(5, -9), "5-9=-4"),
+        (total(345, 0), "345+0=345"),
+    ],
+)
+def test_sums_and_differences_in_columns(line: str, expected: str):
+    assert line == expected
+
+
+def test_columns_come_to_what_they_should(seed: int):
+    draw = random.Random(seed)
+    for _ in range(3000):
+        a, b = (draw.choice((1, -1)) * draw.randrange(10 ** draw.randrange(1, 6)) for _ in range(2))
+        left, right = abs(a), draw.randrange(10) * 10 ** draw.randrange(4)
+        for text, value in ((total(a, b), a + b), (by_digit(left, right), left * right)):
+            assert re.split("[ =]", text)[-1] == str(value), text
+            for sides in equations(text):
+                assert len({eval(side) for side in sides}) == 1, text
 
 
 def test_a_solution_that_comes_to_something_else_is_none():

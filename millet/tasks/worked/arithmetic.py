@@ -1,4 +1,4 @@
-"""Expressions, one operation a line, as they are done on paper: products digit by digit, quotients by subtraction."""
+"""Expressions, one operation a line, as they are done on paper: in columns (columns.py); quotients by subtraction."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from millet.tasks.worked.columns import by_digit, total
 from millet.tasks.worked.unworked import Unworked, came_to
 
 
@@ -56,23 +57,18 @@ def evaluate(node: ast.expr, lines: list[str]) -> int:
     raise Unworked("not an expression of whole numbers")
 
 
-def total(a: int, b: int) -> str:
-    """a+b=..., or a-|b|=... for a negative b."""
-    return f"{a}{'-' if b < 0 else '+'}{abs(b)}={a + b}"
-
-
 def times(a: int, b: int) -> list[str]:
-    """Products with one digit are known up to two digits; longer ones go digit by digit."""
+    """left * right by each digit of the shorter one, then the sum of these."""
     left, right = abs(a), abs(b)
     if len(str(left)) < len(str(right)):
         left, right = right, left
     lines = []
     if len(str(right)) == 1 or right % 10 ** (len(str(right)) - 1) == 0:
-        lines += _by_digit(left, right)
+        lines.append(by_digit(left, right))
     else:
         parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(right))) if digit != "0"][::-1]
         for part in parts:
-            lines += _by_digit(left, part)
+            lines.append(by_digit(left, part))
         sum_ = left * parts[0]
         for part in parts[1:]:
             lines.append(total(sum_, left * part))
@@ -82,27 +78,19 @@ def times(a: int, b: int) -> list[str]:
     return lines
 
 
-def _by_digit(left: int, right: int) -> list[str]:
-    """left * right, of which right has one digit that is not 0."""
-    digits = [int(digit) * 10**place for place, digit in enumerate(reversed(str(left))) if digit != "0"][::-1]
-    if len(digits) < 2 or right in (0, 1, 10, 100, 1000):
-        return [f"{left}*{right}={left * right}"]
-    parts = "+".join(str(digit * right) for digit in digits)
-    return [f"{left}*{right}={parts}={left * right}"]
-
-
 def over(a: int, b: int) -> list[str]:
     """a / b, rounded down: from the highest digit of the quotient on, what is left after each."""
     rest, divisor, lines = abs(a), abs(b), []
     quotient = rest // divisor
     places = [int(digit) * 10**place for place, digit in enumerate(reversed(str(quotient))) if digit != "0"][::-1]
-    if divisor > 1 and len(places) > 1:
+    if divisor > 9 or (divisor > 1 and len(places) > 1):
         for part in places:
-            lines.append(f"{divisor}*{part}={divisor * part}")
+            lines.append(by_digit(divisor, part))
             if rest - divisor * part:
                 lines.append(total(rest, -divisor * part))
             rest -= divisor * part
-        lines.append("+".join(map(str, places)) + f"={quotient}")
+        if len(places) > 1:
+            lines.append("+".join(map(str, places)) + f"={quotient}")
     down = "" if a % b == 0 else " rounded down"
     lines.append(f"{a}/{b}={a // b}{down}")
     return lines

@@ -5,6 +5,8 @@ from __future__ import annotations
 import calendar
 from datetime import date
 
+from millet.tasks.worked.columns import total
+
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -12,19 +14,19 @@ def days_between(start: date, end: date, lines: list[str]) -> int:
     """How many days after `start` the later date `end` is; the working is appended to `lines`."""
     count = (end - start).days
     if (start.year, start.month) == (end.year, end.month):
-        lines.append(f"{end.day}-{start.day}={count} days")
+        lines.append(f"{total(end.day, -start.day)}, days")
         return count
     last = calendar.monthrange(start.year, start.month)[1]
     leap = " in a leap year" if start.month == 2 and last == 29 else ""
     so_far = last - start.day
-    lines.append(f"{month(start.month)} has {last} days{leap}: {last}-{start.day}={so_far}")
+    lines.append(f"{month(start.month)} has {last} days{leap}: {total(last, -start.day)}")
     year, at = start.year, start.month
     while True:
         year, at = (year + 1, 1) if at == 12 else (year, at + 1)
         whole = (year, at) != (end.year, end.month)
         days = calendar.monthrange(year, at)[1] if whole else end.day
         leap = " in a leap year" if whole and at == 2 and days == 29 else ""
-        lines.append(f"{month(at)} {days}{leap}: {so_far}+{days}={so_far + days}")
+        lines.append(f"{month(at)} {days}{leap}: {total(so_far, days)}")
         so_far += days
         if not whole:
             return count

@@ -6,7 +6,8 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from millet.tasks.worked.arithmetic import over, total
+from millet.tasks.worked.arithmetic import over
+from millet.tasks.worked.columns import total
 from millet.tasks.worked.unworked import Unworked, came_to
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from millet.tasks.worked.columns import total
 from millet.tasks.worked.dates import days_between, month
 from millet.tasks.worked.unworked import Unworked, came_to
 
@@ -59,13 +60,13 @@ def _clock(start: datetime, end: datetime, parts: str, lines: list[str]) -> str:
         units.append(("milliseconds", start.microsecond // 1000, end.microsecond // 1000, 1000))
     values, carry = [], 0
     for name, low, high, base in reversed(units):
-        need = low + carry
-        text = f"{high}-{low}" + (f"-{carry}" if carry else "")
-        carry = int(high < need)
-        if carry:
-            text = f"{high}+{base}" + text.removeprefix(str(high))
-        values.append(high + base * carry - need)
-        lines.append(f"{name}: {text}={values[-1]}")
+        need, borrowed = low + carry, int(high < low + carry)
+        steps = [total(low, carry)] if carry else []
+        steps += [total(high, base)] if borrowed else []
+        steps.append(total(high + base * borrowed, -need))
+        values.append(high + base * borrowed - need)
+        carry = borrowed
+        lines.append(f"{name}: {'; '.join(steps)}")
     values.reverse()
     text = f"{values[0]:02d}:{values[1]:02d}"
     if "SS" in parts:

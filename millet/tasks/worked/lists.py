@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from millet.tasks.worked.arithmetic import times
+from millet.tasks.worked.columns import total
 from millet.tasks.worked.unworked import Unworked, came_to
 
 
@@ -48,9 +50,9 @@ def leg_counting(entry: Mapping[str, Any]) -> list[str]:
         if not legs:
             lines.append(f"{count} {animal}: no legs")
             continue
-        line = f"{count} {animal}: {count}*{legs}={count * legs}"
+        line = f"{count} {animal}: {'; '.join(times(count, legs))}"
         if so_far:
-            line += f", {so_far}+{count * legs}={so_far + count * legs}"
+            line += f"; {total(so_far, count * legs)}"
         so_far += count * legs
         lines.append(line)
     if not lines:
