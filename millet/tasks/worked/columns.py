@@ -1,7 +1,7 @@
 """Sums, differences and products in columns, from the last digit on, with the result as far as it is known behind each.
 
-A small model learns the few facts of single digits from some hundred examples, and long sums from them; sums in one go
-take it many thousands (Lee et al., "Teaching arithmetic to small transformers", 2023; dev/LOG.md).
+Small models learn sums so from fewer examples than in one go (Lee et al., "Teaching arithmetic to small transformers",
+2023); dev/LOG.md has what was found here so far.
 """
 
 from __future__ import annotations
