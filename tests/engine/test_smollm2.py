@@ -38,7 +38,7 @@ PROMPTS = [
     "The quick brown fox",
 ]
 TOKENS = 12
-JUDGED = 6  # texts whose distributions are compared, which takes transformers longest
+JUDGED = 12  # texts whose distributions are compared, which takes transformers longest
 
 
 @pytest.fixture(scope="module", params=["as it comes", "float32", "torch"])
