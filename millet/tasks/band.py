@@ -99,7 +99,7 @@ def _band(task: str, level: int, rights: Sequence[Sequence[bool]]) -> Band:
         task,
         level,
         problems=len(rights),
-        samples=len(rights[0]),
-        rate=sum(map(sum, rights)) / count,
+        samples=max(map(len, rights)),
+        rate=sum(map(sum, rights)) / count if count else 0.0,
         mixed=sum(0 < sum(each) < len(each) for each in rights) / len(rights),
     )

@@ -17,7 +17,7 @@ from millet.errors import MilletError
 from millet.train.checkpoint import write_atomically
 from millet.train.ledger import Ledger
 from millet.train.metrics import StepLog, read_log
-from millet.train.preflight import Forecast
+from millet.train.preflight import time_and_cost
 from millet.train.signals import Signals, Stopped
 from millet.train.stage import Context
 
@@ -127,7 +127,7 @@ def _forecast(spent: Ledger, batches: Batches, context: Context) -> str:
     """Time and cost of all batches, from those that are done."""
     cost, times = spent.entries(context.prices), batches.whole / batches.done
     seconds, money = cost["wall_seconds"] * times, cost["money"] * times
-    return Forecast([], 0, batches.whole, 0, 0, seconds, money, context.prices.currency).lines()[-1]
+    return time_and_cost(seconds, f"{batches.whole:,} batches", money, context.prices.currency)
 
 
 def _check_disk(batches: Batches, folder: Path) -> None:

@@ -22,7 +22,6 @@ from torch import Tensor
 from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.reasoning.assistant import Assistant
-from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task
@@ -31,7 +30,7 @@ from millet.train.divergence import Divergence, Sums, distance
 from millet.train.loop import MicroBatch
 from millet.train.metrics import read_log
 from millet.train.prompts import Prompts
-from millet.train.roles import Judges, Sampler
+from millet.train.roles import Judges, Sampler, next_problem
 from millet.train.rollout import Group, Rollouts, parts
 from millet.train.stage import Context, Outcome, TrainingStage
 from millet.train.teacher import Teacher, load_teacher
@@ -151,8 +150,7 @@ class DistillOnPolicy:
         problems = []
         for task in tasks:
             level = rng.choice(self._levels[task.name] or [0])
-            problems.append(draw(task, "train", level, self._drawn[task.name], self._seed))
-            self._drawn[task.name] += 1
+            problems.append(next_problem(task, level, self._drawn, self._seed, self._sampler)[0])
         seeds = [rng.randrange(2**62) for _ in tasks]
         answers = devices.share(list(zip(tasks, problems, seeds, strict=True)), self._answer)
         return [

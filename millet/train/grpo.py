@@ -27,16 +27,15 @@ from millet.reasoning.assistant import Assistant
 from millet.reasoning.reply import Reply
 from millet.tasks.band import Band, beginning
 from millet.tasks.check import check
-from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem, Task, climb
-from millet.train import devices
+from millet.train import devices, ungraded
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
 from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
 from millet.train.rewards import Language, format_reward, language_consistency
-from millet.train.roles import Judges, Sampler
+from millet.train.roles import Judges, Sampler, next_problem
 from millet.train.rollout import Group, Rollouts, Sample, parts
 from millet.train.sharding import laid_out
 from millet.train.stage import Context, TrainingStage
@@ -49,9 +48,6 @@ class Learner(Protocol):
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]: ...
     def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]: ...
-
-
-TRIES = 100  # questions in a row that may be too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +128,6 @@ class GrpoMethod:
         self._drawn: Counter[str] = Counter()
         self._reference: dict[str, Tensor] = {}
         self._metrics: dict[str, float | None] = {}
-        self._faults = (0, 0)  # timeouts and errors of graders before this step
         self._seconds: defaultdict[str, float] = defaultdict(float)  # of this step, by what they were for
         self._sampled = 0  # tokens that no micro-batch has accounted for
         self._too_long = 0  # questions of this step that were passed over
@@ -152,10 +147,12 @@ class GrpoMethod:
                 "learn; find the levels with signal by `millet task band`, or give more replies or questions"
             )
         rate = sum(passed) / len(passed)
+        failed = ungraded.told([ungraded.measure([grade for each in scored for grade in each.grades])])
         return [
             *(self._trust(task) for task in self._tasks.values()),
             *(_told(name, level, bands) for name, (level, bands) in (self._beginnings or {}).items()),
             f"first replies: {rate:.0%} right, {signal} of {len(scored)} questions with signal",
+            *([f"first replies: {failed}"] if failed else []),
         ]
 
     def _trust(self, task: Task) -> str:
@@ -179,7 +176,6 @@ class GrpoMethod:
             self._sampler.refresh()
         if step == 0:
             self._begin()
-        self._faults = _faults(self._judges)
         tried = self._collect(random.Random(f"{self._seed} {step}"))
         self._sampler.release()
         kept = [each for each in tried if each.signal or not settings.resample][: settings.questions]
@@ -258,10 +254,12 @@ class GrpoMethod:
             self.ladder.begin(name, level)
 
     def _replies(self, questions: Sequence[str]) -> list[list[Reply]]:
+        """To the questions of a band; none to one that leaves no room for it."""
         rng = random.Random(f"band {self._seed}")
-        seeds = [rng.randrange(2**62) for _ in questions]
-        groups = self._sampler.sample(questions, self._settings.replies, seeds)
-        return [[sample.reply for sample in group.samples] for group in groups]
+        seeds = {question: rng.randrange(2**62) for question in questions if self._sampler.fits(question)}
+        groups = self._sampler.sample([*seeds], self._settings.replies, [*seeds.values()])
+        found = {each: [s.reply for s in group.samples] for each, group in zip(seeds, groups, strict=True)}
+        return [found.get(question, []) for question in questions]
 
     def _collect(self, rng: random.Random) -> list[Scored]:
         """Rounds of groups until enough have signal."""
@@ -276,28 +274,19 @@ class GrpoMethod:
     def _round(self, rng: random.Random, questions: int) -> list[Scored]:
         names = [rng.choice(sorted(self._tasks)) for _ in range(questions)]
         levels = [self.ladder.level(name) for name in names]
-        problems = [self._problem(self._tasks[name], level) for name, level in zip(names, levels, strict=True)]
         seeds = [rng.randrange(2**62) for _ in names]
         tasks = [self._tasks[name] for name in names]
+        problems = []
+        for task, level in zip(tasks, levels, strict=True):
+            problem, passed_over = next_problem(task, level, self._drawn, self._seed, self._sampler)
+            problems.append(problem)
+            self._too_long += passed_over
         answers = devices.share(list(zip(tasks, problems, seeds, strict=True)), self._answer)
         scored = []
         for task, level, problem, (group, given) in zip(tasks, levels, problems, answers, strict=True):
             scored.append(Scored(task, level, problem, group, given, self._rewards(group, given)))
             self.ladder.take(task.name, level, sum(grade.score for grade in given) / len(given))
         return scored
-
-    def _problem(self, task: Task, level: int) -> Problem:
-        """The next that leaves room for a whole reply."""
-        for _ in range(TRIES):
-            problem = draw(task, "train", level, self._drawn[task.name], self._seed)
-            self._drawn[task.name] += 1
-            if self._sampler.fits(problem.prompt):
-                return problem
-            self._too_long += 1
-        raise BadRequest(
-            f"{TRIES} questions of {task.name} in a row are too long for the model's context and a reply of "
-            f"{self._settings.max_tokens} tokens; lower max_tokens, or take shorter questions"
-        )
 
     def _answer(self, asked: Sequence[tuple[Task, Problem, int]]) -> list[tuple[Group, list[Grade]]]:
         """A group of replies to each question, by its seed, and their grades."""
@@ -361,8 +350,6 @@ class GrpoMethod:
         for each in tried:
             accuracy[each.task.name] += [grade.score for grade in each.grades]
             rewards[each.task.name] += each.rewards.tolist()
-        faults = _faults(self._judges)
-        timeouts, errors = devices.total(*(now - then for now, then in zip(faults, self._faults, strict=True)))
         self._metrics = {
             "reward": _mean([value for each in tried for value in each.rewards.tolist()]),
             "accuracy": _mean([score for scores in accuracy.values() for score in scores]),
@@ -375,8 +362,7 @@ class GrpoMethod:
             "reply_tokens": _mean([float(len(sample.token_ids)) for sample in samples]),
             "thought_tokens": _mean([float(sample.reply.usage.reasoning_tokens) for sample in samples]),
             "truncated": _mean([float(sample.reply.finish_reason == "length") for sample in samples]),
-            "grader_timeouts": timeouts,
-            "grader_errors": errors,
+            **ungraded.measure([grade for each in tried for grade in each.grades]),
             "too_long": self._too_long,
         }
         shown = tried[0]
@@ -401,12 +387,6 @@ def _levels(task: Task, wanted: Sequence[int]) -> list[int]:
     if not found:
         raise BadRequest(f"{task.name} has none of the levels {list(wanted)}; it has 0 to {task.levels - 1}")
     return found
-
-
-def _faults(judges: Judges) -> tuple[int, int]:
-    """Timeouts and errors so far."""
-    counts = judges.counts.values()
-    return sum(each.timeouts for each in counts), sum(each.errors for each in counts)
 
 
 def _told(task: str, level: int, bands: Sequence[Band]) -> str:

@@ -136,13 +136,15 @@ class Harvest:
         rest = iter(grades)
         records: list[dict[str, Any]] = []
         for each, problem, group in zip(asked, problems, replies, strict=True):
+            if not group:  # too long for the model's context
+                continue
             given = [next(rest) for _ in group]
             source = {"task": each.task.name, "level": each.level, "index": each.index, "seed": self._seed}
             if not isinstance(each.task, Prompts):
                 source["pass_rate"] = sum(grade.passed for grade in given) / len(given)
             records += self._select(problem, source, group, given)
         real = [grade for (task, _, _), grade in zip(graded, grades, strict=True) if not isinstance(task, Prompts)]
-        measured: dict[str, float] = {"asked": len(asked)}
+        measured: dict[str, float] = {"asked": len(asked), "too_long": sum(not group for group in replies)}
         if real:
             measured |= {"right": sum(grade.passed for grade in real) / len(real), **ungraded.measure(real)}
         return records, measured
@@ -172,13 +174,16 @@ def reap(
 
 
 def from_engine(rollouts: Rollouts, replies: int, seed: int) -> Answers:
-    """One batch after the other, the replies of each sampled together."""
+    """One batch after the other, its replies sampled together; none to a question that leaves no room for one."""
 
     def answers(batches: Iterable[Numbered]) -> Iterator[tuple[int, list[list[Reply]]]]:
         for number, asked in batches:
             rng = random.Random(f"{seed} {number}")
-            groups = rollouts.sample(asked, replies, [rng.randrange(2**62) for _ in asked])
-            yield number, [[sample.reply for sample in group.samples] for group in groups]
+            seeds = [rng.randrange(2**62) for _ in asked]
+            fitting = [place for place, question in enumerate(asked) if rollouts.fits(question)]
+            groups = rollouts.sample([asked[i] for i in fitting], replies, [seeds[i] for i in fitting])
+            found = dict(zip(fitting, groups, strict=True))
+            yield number, [[s.reply for s in found[i].samples] if i in found else [] for i in range(len(asked))]
 
     return answers
 

@@ -47,14 +47,19 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """For a person."""
-        hours, minutes = divmod(round(self.seconds / 60), 60)
-        span = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{self.seconds:.0f} s"
         return [
             *self.notes,
             f"memory: {self.memory / 1e9:.2f} GB beside the weights, of {self.available / 1e9:.1f} GB that are free; "
             f"{self.trained / 1e6:.1f} M weights learn",
-            f"time: about {span} for {self.steps:,} steps; cost: about {self.money:.2g} {self.currency}",
+            time_and_cost(self.seconds, f"{self.steps:,} steps", self.money, self.currency),
         ]
+
+
+def time_and_cost(seconds: float, work: str, money: float, currency: str) -> str:
+    """What so much work will take, in a line."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    span = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+    return f"time: about {span} for {work}; cost: about {money:.2g} {currency}"
 
 
 def check_room(parameters: Mapping[str, nn.Parameter], settings: OptimizerSettings, folder: Path) -> None:

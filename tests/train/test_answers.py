@@ -67,7 +67,7 @@ def test_each_question_gets_what_the_base_says_behind_its_thought(tmp_path: Path
             assert answer["content"] == said.content == SAYS
             assert answer["reasoning"] == question["content"].replace("What is", "They ask about").replace("?", ".")
     assert re.fullmatch(r"memory: .* GB beside the weights, of .* GB that are free", heard.lines[0])
-    assert re.fullmatch(r"time: about .* for 4 steps; cost: about .* USD", heard.lines[1])
+    assert re.fullmatch(r"time: about .* for 4 batches; cost: about .* USD", heard.lines[1])
     assert heard.lines[2:] == ["answers: kept 7 answers to 7 questions"]
     assert heard.begun == [("answers", 0, 4)]
     records = read_log(tmp_path / "out" / "1-answers" / "metrics.jsonl")

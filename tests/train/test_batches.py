@@ -75,7 +75,7 @@ def test_time_and_money_of_all_are_said_after_the_first(tmp_path: Path, monkeypa
     assert cores[0] == 0 < cores[1]
     heard = run(tmp_path / "one", prices=Prices(cpu_core_hour=1))
     money = f"{4 * cores[1]:.2g} USD"
-    assert heard.lines == [f"time: about 4 h 0 min for 4 steps; cost: about {money}"]
+    assert heard.lines == [f"time: about 4 h 0 min for 4 batches; cost: about {money}"]
     assert run(tmp_path / "two", at_once=3, prices=Prices(cpu_core_hour=1)).lines == heard.lines
     assert run(tmp_path / "all", at_once=WHOLE).lines == [], "nothing is left to foretell"
 

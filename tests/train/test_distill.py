@@ -97,7 +97,7 @@ def test_a_servers_replies_become_data(tmp_path: Path, key: str) -> None:
     assert lineage["configuration"]["teacher"] == url
     assert lineage["ledger"]["sampled_tokens"] == 7 * 28
     assert heard.lines[0].startswith("time: about ")
-    assert " for 28 steps; cost: about " in heard.lines[0]
+    assert " for 28 batches; cost: about " in heard.lines[0]
     assert lineage["ledger"]["flops"] == 0, "its arithmetic is not ours"
     assert heard.lines[-1] == f"distill: kept {len(found)} replies to 28 questions"
     assert fake.keys == {f"Bearer {key}"}

@@ -64,6 +64,9 @@ class Student:
 
     def close(self) -> None: ...
 
+    def fits(self, question: str) -> bool:
+        return len(question) < 1000
+
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         self.asked += questions
         groups = []
@@ -90,6 +93,9 @@ class Oracle:
 
 
 class Here:
+    def faults(self, task: str) -> int:
+        return 0
+
     def grade(self, replies: Sequence[Graded]) -> list[Grade]:
         return [task.grade(problem, reply) for task, problem, reply in replies]
 
@@ -204,6 +210,16 @@ def test_what_cannot_work_is_refused() -> None:
         OnPolicySettings(questions=0)
     with pytest.raises(BadRequest, match="nothing to ask"):
         DistillOnPolicyStage(name="d", teacher="t")
+
+
+def test_questions_that_are_too_long_are_passed_over() -> None:
+    class Wordy(Say):
+        def sample(self, rng: random.Random, level: int) -> Problem:
+            return Problem("?" * rng.choice([9, 2000]), "3")
+
+    student = Student()
+    list(method(student, Wordy(3)).micro_batches(0))
+    assert set(map(len, student.asked)) == {9}
 
 
 def test_graders_that_fail_are_said_at_once_and_counted() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
-from millet.tasks.grading import Counts
 from millet.tasks.task import Answered, Grade, Problem, Task
 from millet.train.grpo import GrpoMethod, GrpoSettings
 from millet.train.policy_loss import Objective
@@ -85,9 +84,6 @@ class Say:
 
 class Here:
     """Grades in this process."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, Counts] = {}
 
     def faults(self, task: str) -> int:
         return 0
@@ -234,7 +230,7 @@ def test_questions_that_are_too_long_are_passed_over_and_counted() -> None:
     assert set(map(len, policy.asked)) == {9}
     assert taught.metrics()["too_long"] > 0
     policy.fits = lambda question: False  # type: ignore[method-assign]
-    with pytest.raises(BadRequest, match="questions of say in a row are too long"):
+    with pytest.raises(BadRequest, match="questions of say in a row leave no room"):
         list(taught.micro_batches(1))
 
 
@@ -258,12 +254,30 @@ def test_what_was_sampled_for_nothing_is_paid_for_in_the_next_step() -> None:
     assert sum(micro.sampled for micro in again.micro_batches(1)) == 16
 
 
-def test_faults_of_graders_are_those_of_the_step() -> None:
-    policy = Policy()
-    taught = method(policy)
-    taught._judges.counts["say"] = Counts(graded=9, timeouts=2, errors=3)  # type: ignore[index]
+class Failing(Say):
+    """Its grader hangs at 1 and raises at 2, as `Graders` tells it."""
+
+    def grade(self, problem: Problem, reply: Answered) -> Grade:
+        found = {"1": "timeout after 10 s", "2": "error: ValueError"}.get(reply.content)
+        return Grade(0, found) if found else super().grade(problem, reply)
+
+
+def test_graders_that_fail_are_said_at_once_and_counted_by_step() -> None:
+    taught = method(Policy(), Failing(3), questions=8, rounds=1)
+    assert re.match(r"first replies: \d+ could not be graded and count as wrong", taught.check()[-1])
     list(taught.micro_batches(0))
+    timeouts, errors = taught.metrics()["grader_timeouts"] or 0, taught.metrics()["grader_errors"] or 0
+    assert 0 < timeouts < 8 * 8
+    assert 0 < errors < 8 * 8
+    taught._learner.logits.data[3] = 50.0  # type: ignore[attr-defined]
+    list(taught.micro_batches(1))
     assert (taught.metrics()["grader_timeouts"], taught.metrics()["grader_errors"]) == (0, 0)
+
+
+def test_a_band_passes_over_questions_that_are_too_long() -> None:
+    policy = Policy()
+    assert "begins at level" in " ".join(method(policy, Wordy(3), band=8).check())
+    assert set(map(len, policy.asked)) == {9}
 
 
 @pytest.mark.parametrize("settings", [{"overlong_margin": -5}, {"format_reward": -1.0}, {"band": -1}])

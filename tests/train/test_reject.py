@@ -44,6 +44,9 @@ class Scripted:
         self.right, self.breaks_at = right, breaks_at
         self.asked: list[str] = []
 
+    def fits(self, question: str) -> bool:
+        return len(question) < 1000
+
     def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
         groups = []
         for question in questions:
