@@ -11,7 +11,7 @@ Weights in bf16 have a master copy in fp32, which takes the steps; gradients of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from millet.train.sharding import add_gradients, laid_out, whole
 # Of the quintic that drives singular values to about 1 (0.7 to 1.2) in five iterations; from Muon's authors.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+
+TOGETHER = 1 << 22  # numbers of matrices that take a step at once: 16 MB
 
 VOCABULARY = ("embed_tokens", "lm_head")  # matrices whose rows are looked up one by one: AdamW's
 
@@ -104,9 +106,8 @@ class Optimizer:
         rate = self._settings.learning_rate * share
         if norm > self._settings.clip:
             torch._foreach_mul_(self._gradients(), self._settings.clip / norm)
-        for name, weight in sorted(self._muon.items()):
-            if weight.grad is not None:
-                self._muon_step(weight, weight.grad, self._momentum[name], rate)
+        for names in together({name: p for name, p in sorted(self._muon.items()) if p.grad is not None}):
+            self._muon_step(names, rate)
         if self._adamw is not None:
             for group in self._adamw.param_groups:
                 group["lr"] = rate
@@ -148,11 +149,30 @@ class Optimizer:
         return [p.grad for p in self._masters.values() if p.grad is not None]
 
     @torch.no_grad()
-    def _muon_step(self, weight: Tensor, gradient: Tensor, momentum: Tensor, rate: float) -> None:
-        momentum.lerp_(gradient, 1 - self._settings.momentum)
-        update = orthogonal(whole(gradient.lerp(momentum, self._settings.momentum)))  # Nesterov's look ahead
-        weight.mul_(1 - rate * self._settings.weight_decay)
-        weight.sub_(laid_out(update, weight), alpha=rate * 0.2 * max(weight.shape) ** 0.5)
+    def _muon_step(self, names: Sequence[str], rate: float) -> None:
+        """Of matrices of one shape."""
+        weights = [self._muon[name] for name in names]
+        ahead = []
+        for name, weight in zip(names, weights, strict=True):
+            assert weight.grad is not None
+            momentum = self._momentum[name].lerp_(weight.grad, 1 - self._settings.momentum)
+            ahead.append(whole(weight.grad.lerp(momentum, self._settings.momentum)))  # Nesterov's look ahead
+        for weight, update in zip(weights, orthogonal(torch.stack(ahead)), strict=True):
+            weight.mul_(1 - rate * self._settings.weight_decay)
+            weight.sub_(laid_out(update, weight), alpha=rate * 0.2 * max(weight.shape) ** 0.5)
+
+
+def together(weights: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of matrices whose steps are computed at once: of one shape, and small. An adapter has hundreds of those."""
+    groups = list[list[str]]()
+    open_groups = dict[torch.Size, list[str]]()
+    for name, weight in weights.items():
+        group = open_groups.get(weight.shape)
+        if group is None or (len(group) + 1) * weight.numel() > TOGETHER:
+            group = open_groups[weight.shape] = []
+            groups.append(group)
+        group.append(name)
+    return groups
 
 
 def is_muons(name: str, weight: Tensor) -> bool:
@@ -171,13 +191,14 @@ def state_bytes(parameters: Mapping[str, nn.Parameter], settings: OptimizerSetti
     return total
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix with the same singular vectors and all singular values near 1. fp32 [R, C] -> [R, C]"""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices with the same singular vectors and all singular values near 1. fp32 [..., R, C] -> [..., R, C]"""
     a, b, c = NEWTON_SCHULZ
-    x = matrix.to(torch.bfloat16) if matrix.is_cuda else matrix
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x  # the products are of the shorter side
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices
+    x = x.mT if tall else x  # the products are of the shorter side
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -12,7 +12,7 @@ from millet.tasks.draw import draw
 from millet.tasks.find import find_task
 from millet.tasks.gym import GymTask
 from millet.tasks.task import PlainReply, Problem, WorkedTask
-from millet.tasks.worked import WORKED, work
+from millet.tasks.worked import WORKED, words, work
 from millet.tasks.worked.arithmetic import over, times
 from millet.tasks.worked.columns import by_digit, total
 from millet.tasks.worked.unworked import Unworked
@@ -163,6 +163,26 @@ def test_settings_of_a_dataset_stand_behind_its_name():
             find_task(name)
 
 
+def test_calculations_of_word_problems_are_worked_where_they_stand():
+    lines = [
+        (
+            "Kyle has 46*3-12 = $<<46*3-12=126>>126.",
+            "46*3: 6*3=18 8, 4*3=12, 12+1=13 138; 138-12: 8-2=6 6, 3-1=2 26, then 126",
+        ),
+        ("They have 3*2=<<3*2=6>>6 pages", ""),  # known by heart
+        ("It is 1/3*9 = <<1/3*9=3>>3", ""),  # not of whole numbers
+        ("He gets 16*.5 = <<16*.5=8>>8", ""),
+        ("That is x+1=<<x+1=10>>10", ""),
+        ("It comes to 12+30 = <<12+30=43>>43", ""),  # wrong
+        ("She paid <<12+30=42>>42", ""),  # nothing leads there
+    ]
+    for line, working in lines:
+        plain = re.sub("<<.*>>", "", line)
+        before, equals, after = plain.partition(" =") if " =" in plain else plain.partition("=")
+        expected = f"{before} ({working}){equals}{after}" if working else plain
+        assert words.gsm8k({"solution": line}) == [expected]
+
+
 def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     solution = "He did 48/2=<<48/2=24>>24 in May.\n\nSo  48+24 = <<48+24=72>>72.\n#### 72"
     path = jsonl(tmp_path / "train.jsonl", {"question": "How many?", "answer": solution})
@@ -170,7 +190,11 @@ def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pyte
     task = find_task("gsm8k:$FOLDER/train.jsonl")
     problem = (*task.items("train"), *task.items("eval"))[0]
     reply = task.work(problem)
-    assert reply == PlainReply("He did 48/2=24 in May.\nSo 48+24 = 72.", "The answer is 72.")
+    assert reply == PlainReply(
+        "He did 48/2 (2*20: 2*2=4 4, so 40; 48-40: 8-0=8 8, 4-4=0 08, so 8)=24 in May.\n"
+        "So 48+24 (48+24: 8+4=12 2, 4+2+1=7 72) = 72.",
+        "The answer is 72.",
+    )
     assert task.grade(problem, reply).passed
     with pytest.raises(Unworked):
         task.work(Problem("How many?", "3"))
