@@ -43,10 +43,12 @@ class Answered(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
-    """A thought and an answer, and nothing else."""
+    """A thought and an answer. spelt: who learns to write the answer learns to write it character by character, and
+    not in the tokens that its characters happen to make together."""
 
     reasoning: str
     content: str
+    spelt: bool = False
 
 
 @runtime_checkable

@@ -6,7 +6,8 @@ A file has one JSON object a line:
 
 Each is rendered once, by the model's own template, to the ids that an `Assistant` on this model would send to it and
 get from it, thoughts marked as `ThinkFormat` says. Only replies are learned: the thought, the marks that the model
-writes itself, the content, and the token that ends the turn.
+writes itself, the content, and the token that ends the turn. The content of a message with "spelt": true is learned
+character by character: the tokens of a word that is written backwards have nothing to do with its letters.
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ class Renderer:
             prompt = [*prompt, *self._think.closing]
         elif tail == "bare" and not self._think.switch and (self._think.own or self.teaches_thinking):
             prompt = [*prompt, *self._think.opening, *self._think.closing]
-        return prompt, [*reply, *self._tokenizer.encode_plain(content, at_start=False), self._end]
+        parts = content if message.get("spelt") else (content,)
+        reply += [id for part in parts for id in self._tokenizer.encode_plain(part, at_start=False)]
+        return prompt, [*reply, self._end]
 
     def _end_of_turn(self, ends: Sequence[int]) -> int:
         """The token that the template writes after a reply and that ends one; else any that ends one."""

@@ -133,8 +133,7 @@ def _told(name: str, level: int, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _conversation(problem: Problem, reply: PlainReply, source: dict[str, Any]) -> dict[str, Any]:
-    messages = [
-        {"role": "user", "content": problem.prompt},
-        {"role": "assistant", "reasoning": reply.reasoning, "content": reply.content},
-    ]
-    return {"messages": messages, "source": source}
+    said = {"role": "assistant", "reasoning": reply.reasoning, "content": reply.content}
+    if reply.spelt:
+        said["spelt"] = True
+    return {"messages": [{"role": "user", "content": problem.prompt}, said], "source": source}

@@ -31,7 +31,7 @@ class Spelling:
         lines = [
             line for w in problem.meta["words"] for line in (f"{w}: {' '.join(w)}", f"backward: {' '.join(w[::-1])}")
         ]
-        return PlainReply("\n".join(lines), problem.answer)
+        return PlainReply("\n".join(lines), problem.answer, spelt=True)
 
 
 @cache

@@ -46,6 +46,20 @@ def test_a_thought_is_marked_as_the_model_marks_it() -> None:
     assert reply == "<think>\nTwo and two.\n</think>\n\nIt is 4.<|im_end|>"
 
 
+def test_a_spelt_answer_is_learned_character_by_character() -> None:
+    model = toy_model(0, "qwen3")
+    answer = "Mr, sih ä"
+    (whole,), (spelt,) = (
+        Renderer(model).examples([ASK, {"role": "assistant", "reasoning": "So:", "content": answer, **said}])
+        for said in ({}, {"spelt": True})
+    )
+    assert shown(spelt, model.tokenizer) == shown(whole, model.tokenizer)
+    characters = [model.tokenizer.encode_plain(each, at_start=False) for each in answer]
+    ids = [id for each in characters for id in each]
+    assert spelt.ids[-len(ids) - 1 : -1].tolist() == ids
+    assert len(spelt) > len(whole)
+
+
 def test_what_the_template_opens_is_not_learned() -> None:
     prompt, reply = render([ASK, THOUGHT], "r1_distill_qwen")
     assert prompt.endswith("<think>\n")

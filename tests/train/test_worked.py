@@ -117,3 +117,9 @@ def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
         run(tmp_path, problems=0)
     with pytest.raises(BadRequest, match="skip is -1; it must be at least 0"):
         run(tmp_path, skip=-1)
+
+
+@pytest.mark.parametrize("spelt", [True, False])
+def test_what_is_spelt_is_said_in_the_data(tmp_path: Path, spelt: bool):
+    rows, *_ = run(tmp_path, TASK.replace("else problem.answer)", f"else problem.answer, {spelt})"), problems=8)
+    assert {row["messages"][1].get("spelt") for row in rows} == {spelt or None}

@@ -49,4 +49,4 @@ def work(dataset: str, entry: Entry) -> PlainReply:
     lines = WORKED[dataset](entry)
     if dataset == "countdown":  # many expressions are right; the one that was found is the last line
         return PlainReply("\n".join(lines[:-1]), lines[-1])
-    return PlainReply("\n".join(lines), entry["answer"])
+    return PlainReply("\n".join(lines), entry["answer"], spelt=dataset == "spell_backward")
