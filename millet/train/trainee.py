@@ -3,8 +3,9 @@
     trainee = Trainee(model, LoraConfig(rank=16))
     loss = -torch.cat(trainee.logprobs(sequences, first)).mean()
 
-Sequences go through the network packed, each seeing only itself. Consecutive ones that begin with the same prompt, as
-the replies of a group do, have it computed once (in exact mode, the whole cache blocks of it).
+Sequences go through the network packed, each seeing only itself. Consecutive ones with the same prompt, as the replies
+of a group have, share its computation (in exact mode, that of its whole cache blocks). Where no two prompts are the
+same, all share what they begin with, such as a system message.
 
 A quantised base stays as it is: the native kernels compute with it, and only an adapter learns.
 
@@ -14,7 +15,7 @@ Shape legend: T rows of the packed batch, N rows with a target, D model width, V
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -234,23 +235,29 @@ class _Batch:
         return range(start, len(self.ids))
 
 
-def _pack(sequences: Iterable[tuple[Ids, int]], unit: int) -> _Batch:
-    """Each sequence with the index of its first target. The last token of each is only a target. Of a prompt, as many
-    tokens are shared as are a multiple of `unit`."""
+def _pack(sequences: Sequence[tuple[Ids, int]], unit: int) -> _Batch:
+    """Each sequence with the index of its first target. The last token of each is only a target. Of what several begin
+    with, as many tokens are computed once as are a multiple of `unit`."""
     batch = _Batch()
-    for prompt, group in groupby(sequences, lambda each: tuple(each[0][: each[1]])):
-        members = [ids for ids, _ in group]
-        start = len(prompt)
-        shared = start // unit * unit
-        if len(members) > 1 and shared:
-            parent = len(batch.lengths)
-            common = batch.add(prompt[:shared])
-            for ids in members:
-                own = batch.add(ids[shared:-1], parent) if len(ids) > shared + 1 else ()
-                batch.rows += [*common, *own][start - 1 :]
-                batch.targets += ids[start:]
-        else:
-            for ids in members:
-                batch.rows += batch.add(ids[:-1])[start - 1 :]
-                batch.targets += ids[start:]
+    for group in _alike(sequences):
+        shared = _in_common([ids[:start] for ids, start in group]) // unit * unit if len(group) > 1 else 0
+        parent = len(batch.lengths) if shared else None
+        common = batch.add(group[0][0][:shared]) if shared else range(0)
+        for ids, start in group:
+            own = batch.add(ids[shared:-1], parent) if len(ids) > shared + 1 else ()
+            batch.rows += [*common, *own][start - 1 :]
+            batch.targets += ids[start:]
     return batch
+
+
+def _alike(sequences: Sequence[tuple[Ids, int]]) -> list[list[tuple[Ids, int]]]:
+    """Consecutive ones that share their whole prompt, such as replies to it; or, if none do, all: a system message
+    may be the same."""
+    groups = [list(group) for _, group in groupby(sequences, lambda each: tuple(each[0][: each[1]]))]
+    return groups if len(groups) < len(sequences) else [list(sequences)]
+
+
+def _in_common(prompts: Sequence[Ids]) -> int:
+    """How many tokens all begin with."""
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))

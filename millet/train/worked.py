@@ -133,7 +133,7 @@ def _told(name: str, level: int, records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _conversation(problem: Problem, reply: PlainReply, source: dict[str, Any]) -> dict[str, Any]:
-    said = {"role": "assistant", "reasoning": reply.reasoning, "content": reply.content}
+    said: dict[str, Any] = {"role": "assistant", "reasoning": reply.reasoning, "content": reply.content}
     if reply.spelt:
         said["spelt"] = True
     return {"messages": [{"role": "user", "content": problem.prompt}, said], "source": source}

@@ -11,6 +11,7 @@ from torch import Tensor
 from millet.engine.engine import Engine
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest, PromptTooLong
+from millet.kernels.block_cache import BLOCK_SIZE
 from millet.models.load import load
 from millet.models.model import Model
 from millet.train.lora import LoraConfig
@@ -87,6 +88,28 @@ def test_packed_and_shared_as_if_each_sequence_were_alone(
     together, apart = trainee.logprobs(SEQUENCES, FIRST), alone(trainee)
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
     assert_same_gradients(gradients(trainee, together), gradients(trainee, apart))
+
+
+SYSTEM = [5, 9, 60, 31, 12, 44, 45, 101, 7, 3, 99, 14, 200, 8, 17, 6, 91, 92]  # a cache block and two tokens
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.usefixtures("with_native")
+def test_what_all_prompts_begin_with_is_computed_once(
+    directory: Path, exact: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainee = moved(Trainee(fresh(directory), LORA, exact=exact), seed)
+    prompts = [[*SYSTEM, 1, 2, 3], SYSTEM, [*SYSTEM, 1, 4]]  # one goes on where another ends
+    sequences = [[*prompt, 30 + i, 40, 50] for i, prompt in enumerate(prompts)]
+    first = [len(prompt) for prompt in prompts]
+    shared = BLOCK_SIZE if exact else len(SYSTEM)
+    _, batch = trainee._batch(sequences, first)
+    assert batch is not None
+    assert len(batch.ids) == sum(len(ids) - 1 for ids in sequences) - 2 * shared
+    together = trainee.logprobs(sequences, first)
+    apart = [trainee.logprobs([ids], [start])[0] for ids, start in zip(sequences, first, strict=True)]
+    torch.testing.assert_close(together, apart, rtol=0, atol=0 if exact else 1e-4)
+    assert_same_gradients(gradients(trainee, together), gradients(trainee, apart), 1e-4)
 
 
 def test_gradients_are_those_of_transformers(directory: Path, seed: int) -> None:
