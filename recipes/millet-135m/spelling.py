@@ -1,4 +1,4 @@
-"""Several words at once, spelt forwards and backwards: how letters lie in tokens, with few other tokens around them."""
+"""Letters of many words, counted together: how letters lie in tokens, with few other tokens around them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import cache
 
 from reasoning_gym.data import read_data_file
 
+from millet.tasks.extract import extract_answer
 from millet.tasks.task import Answered, Grade, PlainReply, Problem
 
-COUNT = 6  # words of a problem
+COUNT = 12  # words of a problem
 
 
 class Spelling:
@@ -20,18 +21,21 @@ class Spelling:
     def sample(self, rng: random.Random, level: int) -> Problem:
         words = [rng.choice(_rare() if rng.random() < 0.6 else _common()) for _ in range(COUNT)]
         return Problem(
-            f"Spell these words backward: {', '.join(words)}", ", ".join(w[::-1] for w in words), {"words": words}
+            f"How many letters do these words have together: {', '.join(words)}?",
+            str(sum(map(len, words))),
+            {"words": words},
         )
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
-        right = reply.content.strip().lower() == problem.answer.lower()
+        right = extract_answer(reply.content, problem.answer, problem.prompt) == problem.answer
         return Grade(float(right), "right" if right else "wrong")
 
     def work(self, problem: Problem) -> PlainReply:
-        lines = [
-            line for w in problem.meta["words"] for line in (f"{w}: {' '.join(w)}", f"backward: {' '.join(w[::-1])}")
-        ]
-        return PlainReply("\n".join(lines), problem.answer, spelt=True)
+        count, lines = 0, []
+        for word in problem.meta["words"]:
+            count += len(word)
+            lines.append(f"{word}: {' '.join(word)}: {count}")
+        return PlainReply("\n".join(lines), problem.answer)
 
 
 @cache

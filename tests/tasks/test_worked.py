@@ -63,14 +63,14 @@ def test_equations_that_are_not_true_would_be_seen():
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (times(58, 6), ["58*6: 8*6=48 8, 5*6=30, 30+4=34 348"]),
+        (times(58, 6), ["58*6: 8*6=48 8, 5*6+4=30+4=34 348"]),
         (times(6, 7), ["6*7=42"]),
-        (times(58, 60), ["58*60: 8*6=48 8, 5*6=30, 30+4=34 348, so 3480"]),
+        (times(58, 60), ["58*60: 8*6=48 8, 5*6+4=30+4=34 348, so 3480"]),
         (
             times(25, 13),
             [
                 "25*10=250",
-                "25*3: 5*3=15 5, 2*3=6, 6+1=7 75",
+                "25*3: 5*3=15 5, 2*3+1=6+1=7 75",
                 "250+75: 0+5=5 5, 5+7=12 25, 2+1=3 325",
             ],
         ),
@@ -167,7 +167,7 @@ def test_calculations_of_word_problems_are_worked_where_they_stand():
     lines = [
         (
             "Kyle has 46*3-12 = $<<46*3-12=126>>126.",
-            "46*3: 6*3=18 8, 4*3=12, 12+1=13 138; 138-12: 8-2=6 6, 3-1=2 26, then 126",
+            "46*3: 6*3=18 8, 4*3+1=12+1=13 138; 138-12: 8-2=6 6, 3-1=2 26, then 126",
         ),
         ("They have 3*2=<<3*2=6>>6 pages", ""),  # known by heart
         ("It is 1/3*9 = <<1/3*9=3>>3", ""),  # not of whole numbers
@@ -212,8 +212,9 @@ def test_equations_of_svamp_are_worked(tmp_path: Path):
     assert task.work(task.items("eval")[0]) == PlainReply("8-3=5\n10*5=50", "The answer is 50.")
 
 
-def test_the_recipe_s_own_task_is_worked():
-    task = find_task("recipes/millet-135m/two_by_one.py")
+@pytest.mark.parametrize("name", ["two_by_one", "spelling"])
+def test_the_recipe_s_own_tasks_are_worked(name: str):
+    task = find_task(f"recipes/millet-135m/{name}.py")
     for seed in range(50):
         problem = task.sample(random.Random(seed), 0)
         assert task.grade(problem, task.work(problem)).passed

@@ -63,7 +63,7 @@ def _minus(high: int, low: int) -> list[str]:
 def by_digit(left: int, right: int) -> str:
     """left * right, of which right has one digit that is not 0.
 
-    58*60: 8*6=48 8, 5*6=30, 30+4=34 348, so 3480
+    58*60: 8*6=48 8, 5*6+4=30+4=34 348, so 3480
     """
     digit = int(str(right)[0])
     zeros = len(str(right)) - 1
@@ -73,9 +73,7 @@ def by_digit(left: int, right: int) -> str:
     carry, known = 0, ""
     for place, other in enumerate(reversed(str(left))):
         product = int(other) * digit
-        text = f"{other}*{digit}={product}"
-        if carry:
-            text += f", {product}+{carry}={product + carry}"
+        text = f"{other}*{digit}+{carry}={product}+{carry}={product + carry}" if carry else f"{other}*{digit}={product}"
         here = product + carry
         known = f"{here if place == len(str(left)) - 1 else here % 10}{known}"
         carry = here // 10

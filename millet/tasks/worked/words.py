@@ -25,7 +25,7 @@ def gsm8k(meta: Mapping[str, Any]) -> list[str]:
 
 
 def _calculation(note: re.Match[str]) -> str:
-    """Of 46*3 = <<46*3=138>>: (46*3: 6*3=18 8, 4*3=12, 12+1=13 138) ="""
+    """Of 46*3 = <<46*3=138>>: (46*3: 6*3=18 8, 4*3+1=12+1=13 138) ="""
     leading, expression, result = note[1] or "", note[2].replace(" ", ""), note[3]
     if not leading or not WHOLE.fullmatch(expression):
         return leading
