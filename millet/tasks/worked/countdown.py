@@ -1,7 +1,8 @@
-"""Three numbers to a target: what two of them make, and whether the third leads from there to the target.
+"""Three numbers to a target: first what their sums and differences make, then each product of two with the third.
 
-For each number in turn, the others' sum, difference, product and quotient are listed, and what would be needed: the
-target less the number, more than it by the number, divided by it, or multiplied by it. The first that meet are it.
+Of reasoning-gym's problems 55 in 100 need sums and differences alone, 28 such a product; the others are not worked. Sums
+and differences are four: of two numbers the sum
+and the difference, each with the third in two ways. A product that is too large is seen by its tens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from millet.tasks.worked.arithmetic import times
+from millet.tasks.worked.columns import total
 from millet.tasks.worked.unworked import Unworked, came_to
 
 
@@ -17,41 +20,44 @@ def countdown(entry: Mapping[str, Any]) -> list[str]:
     numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
     if len(numbers) != 3:
         raise Unworked("only three numbers are worked")
+    a, b, c = numbers
     lines = []
-    for last in numbers:
-        others = list(numbers)
-        others.remove(last)
-        made = dict(_made(*others))
-        needed = dict(_needed(last, target))
-        lines.append(f"{last} last. Others: " + ", ".join(f"{text}={value}" for value, text in made.items()))
-        line = "Needed: " + ", ".join(f"{text}={value}" for value, (text, _) in needed.items())
-        met = next((value for value in needed if value in made), None)
-        if met is None:
-            lines.append(f"{line}. No")
-            continue
-        expression = needed[met][1].format(f"({made[met]})")
-        lines += [f"{line}. Yes, {met}={made[met]}", expression]
-        came_to(eval(expression), str(float(target)) if "/" in expression else str(target))
-        return lines
-    raise Unworked("no order of the three leads to the target")
+    for line, expression in (*_sums(a, b, c, target), *_products(a, b, c, target)):
+        lines.append(f"{line}{'yes' if expression else 'no'}")
+        if expression:
+            came_to(eval(expression), str(target))
+            return [*lines, expression]
+    raise Unworked("neither sums nor a product and the third lead to the target")
 
 
-def _made(a: int, b: int) -> Iterator[tuple[int, str]]:
+def _sums(a: int, b: int, c: int, target: int) -> Iterator[tuple[str, str]]:
+    """What is tried, and the expression if it leads to the target. A line ends with the try that does."""
     high, low = max(a, b), min(a, b)
-    yield high + low, f"{high}+{low}"
-    yield high - low, f"{high}-{low}"
-    yield high * low, f"{high}*{low}"
-    if low > 1 and high % low == 0:
-        yield high // low, f"{high}/{low}"
+    sum_, difference = f"({a}+{b})", f"({high}-{low})"
+    for first, tries in (
+        (total(a, b), [(a + b, c, f"{sum_}+{c}"), (a + b, -c, f"{sum_}-{c}")]),
+        (total(high, -low), [(c, high - low, f"{c}+{difference}"), (c, low - high, f"{c}-{difference}")]),
+    ):
+        tried = []
+        for left, right, expression in tries:
+            tried.append(total(left, right) if right else f"{left}+0={left}")
+            if left + right == target:
+                yield f"{first}; {' no; '.join(tried)} ", expression
+                return
+        yield f"{first}; {' no; '.join(tried)} ", ""
 
 
-def _needed(last: int, target: int) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Values, how each comes from the target, and the expression that leads back to it."""
-    if target > last:
-        yield target - last, (f"{target}-{last}", f"{{}}+{last}")
-    else:
-        yield last - target, (f"{last}-{target}", f"{last}-{{}}")
-    yield target + last, (f"{target}+{last}", f"{{}}-{last}")
-    if last > 1 and target % last == 0:
-        yield target // last, (f"{target}/{last}", f"{{}}*{last}")
-    yield target * last, (f"{target}*{last}", f"{{}}/{last}")
+def _products(a: int, b: int, c: int, target: int) -> Iterator[tuple[str, str]]:
+    for x, y, rest in ((a, b, c), (a, c, b), (b, c, a)):
+        least = _tens(x) * _tens(y)
+        if least > target + rest:
+            yield f"{x}*{y}: {_tens(x)}*{_tens(y)}={least}, too much, ", ""
+            continue
+        away = x * y - target
+        steps = [*times(x, y), total(max(x * y, target), -min(x * y, target))]
+        yield f"{'; '.join(steps)} ", f"({x}*{y}){'-' if away > 0 else '+'}{rest}" if abs(away) == rest else ""
+
+
+def _tens(number: int) -> int:
+    """Rounded down to tens, where it has any."""
+    return number if number < 10 else number // 10 * 10

@@ -41,7 +41,7 @@ def weeks(days: int) -> tuple[str, int]:
     return f"{days}=7*{days // 7}+{days % 7}", days % 7
 
 
-def walk(start: str, steps: int) -> str:
-    """The weekdays after `start`, or before it for negative steps, up to the last."""
+def walk(start: str, steps: int) -> list[str]:
+    """The weekdays after `start`, or before it for negative steps."""
     at, step = DAYS.index(start), 1 if steps > 0 else -1
-    return ", ".join(DAYS[(at + step * n) % 7] for n in range(1, abs(steps) + 1)) or start
+    return [DAYS[(at + step * n) % 7] for n in range(1, abs(steps) + 1)]

@@ -62,7 +62,7 @@ def _clock(start: datetime, end: datetime, parts: str, lines: list[str]) -> str:
     for name, low, high, base in reversed(units):
         need, borrowed = low + carry, int(high < low + carry)
         steps = [total(low, carry)] if carry else []
-        steps += [total(high, base)] if borrowed else []
+        steps += [f"{high}-{need}<0", total(high, base)] if borrowed else []
         steps.append(total(high + base * borrowed, -need))
         values.append(high + base * borrowed - need)
         carry = borrowed
