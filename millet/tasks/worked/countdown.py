@@ -1,8 +1,8 @@
 """Three numbers to a target: first what their sums and differences make, then each product of two with the third.
 
-Of reasoning-gym's problems 55 in 100 need sums and differences alone, 28 such a product; the others are not worked. Sums
-and differences are four: of two numbers the sum
-and the difference, each with the third in two ways. A product that is too large is seen by its tens.
+Of reasoning-gym's problems 55 in 100 need sums and differences alone, and 28 such a product; the others are not worked.
+Sums and differences are four: of two numbers the sum and the difference, each with the third in two ways. By its tens a
+product is seen to be too large.
 """
 
 from __future__ import annotations

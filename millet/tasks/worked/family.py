@@ -27,7 +27,7 @@ def family_relationships(entry: Mapping[str, Any]) -> list[str]:
         raise Unworked("the relation is another one")
     who = other if "in-law" in answer or answer in ("niece", "nephew") else one
     gender = "woman" if answer == relations[1] else "man"
-    lines += [f"{steps}, and {who} is a {gender}"]
+    lines.append(f"{one} to {other}: {steps}, and {who} is a {gender}")
     came_to(relations[gender == "woman"], answer)
     return lines
 
