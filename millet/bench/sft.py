@@ -23,6 +23,7 @@ from millet.kernels.roof import measure_roof
 from millet.models.config import ModelConfig
 from millet.models.load import load
 from millet.train.data import Example, Renderer, render_files
+from millet.train.trainee import in_common
 
 PEERS = ("trl",)
 LENGTH = 2048  # tokens of a step
@@ -85,11 +86,13 @@ def batches_of(examples: Sequence[Example], count: int, length: int) -> list[lis
 def useful_flops(config: ModelConfig, batch: Sequence[tuple[list[int], int]], lora: bool) -> float:
     """Multiplications and additions of a step: forward, gradients of what goes in and, in full training, of weights.
 
-    The head is needed where a token is learned. Attention, and an adapter's own products, are left out as small.
+    The head is needed where a token is learned, and what all prompts begin with is needed once. Attention, and an
+    adapter's own products, are left out as small.
     """
     head = config.vocab_size * config.hidden_size
     embedding = head if config.tie_word_embeddings else 2 * head
-    tokens, learned = sum(len(ids) for ids, _ in batch), sum(len(ids) - first for ids, first in batch)
+    repeated = (len(batch) - 1) * in_common([ids[:first] for ids, first in batch])
+    tokens, learned = sum(len(ids) for ids, _ in batch) - repeated, sum(len(ids) - first for ids, first in batch)
     return (4 if lora else 6) * float((config.num_parameters - embedding) * tokens + head * learned)
 
 

@@ -257,8 +257,8 @@ class _PackedLinear(torch.autograd.Function):
 def packed_back(grad_TF: Tensor, matrix: Matrix, to_TD: Tensor | None = None) -> Tensor:
     """grad W, added to what there is. [T, D]
 
-    Where the processor multiplies bf16 numbers, twice as fast, factors are rounded to those and sums are made in fp32.
-    A quantised W has fewer bits, and so has the x that it was multiplied with.
+    Where the processor multiplies bf16 numbers, twice as fast, the factors are rounded to those, and the sums, made in
+    fp32, are too. A quantised W has fewer bits, and so has the x that it was multiplied with.
     """
     for outputs, part in matrix.parts(PART):
         if _in_bf16():

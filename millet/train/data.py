@@ -114,6 +114,8 @@ class Renderer:
             raise BadRequest("it has tool calls, which cannot be trained yet; leave it out")
         if not isinstance(thought, str) or not isinstance(content, str) or not content.strip():
             raise BadRequest("a reply's content must be some text, and so must its reasoning if it has one")
+        if not isinstance(message.get("spelt", False), bool):
+            raise BadRequest("a reply's spelt must be true or false")
         thought = thought.strip("\n")
         switches: dict[str, Any] = {self._think.switch: bool(thought)} if self._think.switch else {}
         prompt = encode_chat(self._template, self._tokenizer, before, **switches)

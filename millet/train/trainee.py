@@ -240,7 +240,7 @@ def _pack(sequences: Sequence[tuple[Ids, int]], unit: int) -> _Batch:
     with, as many tokens are computed once as are a multiple of `unit`."""
     batch = _Batch()
     for group in _alike(sequences):
-        shared = _in_common([ids[:start] for ids, start in group]) // unit * unit if len(group) > 1 else 0
+        shared = in_common([ids[:start] for ids, start in group]) // unit * unit if len(group) > 1 else 0
         parent = len(batch.lengths) if shared else None
         common = batch.add(group[0][0][:shared]) if shared else range(0)
         for ids, start in group:
@@ -257,7 +257,7 @@ def _alike(sequences: Sequence[tuple[Ids, int]]) -> list[list[tuple[Ids, int]]]:
     return groups if len(groups) < len(sequences) else [list(sequences)]
 
 
-def _in_common(prompts: Sequence[Ids]) -> int:
-    """How many tokens all begin with."""
+def in_common(prompts: Sequence[Ids]) -> int:
+    """How many tokens all begin with; of one prompt, its own."""
     low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))

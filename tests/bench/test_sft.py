@@ -29,8 +29,9 @@ def test_useful_arithmetic_by_hand() -> None:
     config = ModelConfig.from_hf(settings | {"rms_norm_eps": 1e-5, "tie_word_embeddings": True})
     inside = 4 * 4 * 4 + 3 * 4 * 6 + 3 * 4  # attention, feed-forward, norms
     batch = [([1, 2, 3, 4, 5], 3), ([1, 2], 1)]
-    assert useful_flops(config, batch, lora=False) == 6 * (inside * 7 + 40 * 3)
-    assert useful_flops(config, batch, lora=True) == 4 * (inside * 7 + 40 * 3)
+    assert useful_flops(config, batch, lora=False) == 6 * (inside * 6 + 40 * 3), "both prompts begin with 1"
+    assert useful_flops(config, batch, lora=True) == 4 * (inside * 6 + 40 * 3)
+    assert useful_flops(config, batch[:1], lora=True) == 4 * (inside * 5 + 40 * 2)
 
 
 def test_the_whole_of_it(tmp_path: Path, seed: int) -> None:

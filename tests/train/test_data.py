@@ -161,6 +161,7 @@ def test_no_text_forges_a_control_token() -> None:
         ([ASK], "no reply"),
         ([PLAIN], "messages must be"),
         ([ASK, {"role": "assistant", "content": ""}], "must be some text"),
+        ([ASK, {"role": "assistant", "content": "x", "spelt": "no"}], "spelt must be true or false"),
         ([ASK, {"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool calls"),
         ([{"role": "usr", "content": "x"}, PLAIN], "did you mean user"),
     ],

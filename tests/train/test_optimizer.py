@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from millet.errors import BadRequest
+from millet.train import optimizer as module
 from millet.train.optimizer import Optimizer, OptimizerSettings, is_muons, orthogonal, state_bytes
 
 RATE, STEPS = 0.03, 7
@@ -153,6 +154,19 @@ def test_orthogonal_makes_singular_values_alike(seed: int) -> None:
     assert values.min() > 0.5
     assert values.max() < 1.3
     assert torch.linalg.svdvals(matrix).max() > 3 * torch.linalg.svdvals(matrix).min() / 2
+
+
+def test_small_matrices_of_one_shape_are_made_orthogonal_together(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER", 2 * 24 * 10)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a": (24, 10), "b": (10, 24), "c": (24, 10), "d": (24, 10), "large": (48, 30), "largest": (48, 30)}
+    matrices = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    groups = module.together(matrices)
+    assert sorted(groups) == [["a", "c"], ["b"], ["d"], ["large"], ["largest"]]
+    for names in groups:
+        found = orthogonal(torch.stack([matrices[name] for name in names]))
+        for name, matrix in zip(names, found, strict=True):
+            torch.testing.assert_close(matrix, orthogonal(matrices[name]), rtol=0, atol=1e-5)
 
 
 def test_the_forecast_of_memory_is_what_the_state_takes(seed: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -44,9 +44,12 @@ def _walked(start: str, text: str, steps: int, lines: list[str]) -> str:
     lines.append(text)
     way = "on" if steps >= 0 else "back"
     path = walk(start, steps)
-    numbered = ", ".join(f"{day} {n}" for n, day in enumerate(path, 1)) or start
-    lines.append(f"{start} and {abs(steps)} {way}: {numbered}")
+    lines.append(f"{start} and {abs(steps)} {way}: {_numbered(path, 1) or start}")
     return path[-1] if path else start
+
+
+def _numbered(days: Sequence[str], first: int) -> str:
+    return ", ".join(f"{day} {n}" for n, day in enumerate(days, first))
 
 
 def _of_date(known: Mapping[str, Any], lines: list[str]) -> str:
@@ -69,8 +72,7 @@ def _recurring(known: Mapping[str, Any], lines: list[str]) -> int:
     start, wanted = DAYS[first.weekday()], known["weekday"]
     offset = (DAYS.index(wanted) - first.weekday()) % 7
     lines.append(f"{month(first.month)} 1, {first.year} was a {start}")
-    days = ", ".join(f"{day} {n}" for n, day in enumerate([start, *walk(start, offset)], 1))
-    lines.append(f"{days}: first {wanted} {1 + offset}")
+    lines.append(f"{_numbered([start, *walk(start, offset)], 1)}: first {wanted} {1 + offset}")
     last = ((first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)).day
     all_days = list(range(1 + offset, last + 1, 7))
     if known["ordinal"] == "last":
@@ -90,8 +92,7 @@ def _count(known: Mapping[str, Any], question: str, lines: list[str]) -> int:
     days = days_between(start, end, lines)
     wanted, first = found[1], DAYS[start.weekday()]
     offset = (DAYS.index(wanted) - start.weekday()) % 7
-    path = ", ".join(f"{day} {n}" for n, day in enumerate([first, *walk(first, offset)]))
-    lines.append(f"{path}: first {wanted} {offset} on")
+    lines.append(f"{_numbered([first, *walk(first, offset)], 0)}: first {wanted} {offset} on")
     if offset > days:
         lines.append(f"{offset} is after {days}: none")
         return 0

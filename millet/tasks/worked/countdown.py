@@ -1,13 +1,14 @@
 """Three numbers to a target: first what their sums and differences make, then each product of two with the third.
 
-Of reasoning-gym's problems 55 in 100 need sums and differences alone, and 28 such a product; the others are not worked.
-Sums and differences are four: of two numbers the sum and the difference, each with the third in two ways. By its tens a
-product is seen to be too large.
+More than half of reasoning-gym's problems need sums and differences alone, and most others such a product; the rest is
+not worked. There are four sums and differences: of two numbers the sum and the difference, each with the third in two
+ways. By its tens a product is seen to be too large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from millet.tasks.worked.arithmetic import times
@@ -22,7 +23,7 @@ def countdown(entry: Mapping[str, Any]) -> list[str]:
         raise Unworked("only three numbers are worked")
     a, b, c = numbers
     lines = []
-    for line, expression in (*_sums(a, b, c, target), *_products(a, b, c, target)):
+    for line, expression in chain(_sums(a, b, c, target), _products(a, b, c, target)):
         lines.append(f"{line}{'yes' if expression else 'no'}")
         if expression:
             came_to(eval(expression), str(target))
