@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from millet.kernels.cpu import read_cpu
 from millet.kernels.matrix import Matrix
 
 PART = 1 << 22  # weights of a packed matrix in fp32 at once: 16 MB
@@ -255,26 +253,15 @@ class _PackedLinear(torch.autograd.Function):
 
 
 def packed_back(grad_TF: Tensor, matrix: Matrix, to_TD: Tensor | None = None) -> Tensor:
-    """grad W, added to what there is. [T, D]
-
-    Where the processor multiplies bf16 numbers, twice as fast, the factors are rounded to those, and the sums, made in
-    fp32, are too. A quantised W has fewer bits, and so has the x that it was multiplied with.
-    """
+    """grad W, added to what there is. [T, D]"""
     for outputs, part in matrix.parts(PART):
-        if _in_bf16():
-            found_TD = (grad_TF[:, outputs].bfloat16() @ part.unpack().bfloat16()).float()
-        elif len(grad_TF) < FEW_ROWS:
+        if len(grad_TF) < FEW_ROWS:
             found_TD = grad_TF[:, outputs] @ part.unpack()
         else:
             found_TD = product(grad_TF[:, outputs], part.unpack(transposed=True))
         to_TD = found_TD if to_TD is None else to_TD.add_(found_TD)
     assert to_TD is not None
     return to_TD
-
-
-@cache
-def _in_bf16() -> bool:
-    return read_cpu().native_bf16
 
 
 def product_back(grad_TF: Tensor, weight_FD: Tensor) -> Tensor:
