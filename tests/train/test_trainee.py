@@ -85,9 +85,12 @@ def test_packed_and_shared_as_if_each_sequence_were_alone(
     assert [len(each) for each in together] == [4, 3, 1, 7, 1, 0]
     torch.testing.assert_close(together, expected, rtol=0, atol=1e-4)
     moved(trainee, seed)
+    # In fp64: in fp32 rounding alone moves some gradient by 1e-5 of the largest for one seed in a hundred.
+    trainee.model.network.double()
+    tolerance = 1e-5 if "deepseek" in case else 1e-10  # whose router is fp32
     together, apart = trainee.logprobs(SEQUENCES, FIRST), alone(trainee)
-    torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
-    assert_same_gradients(gradients(trainee, together), gradients(trainee, apart))
+    torch.testing.assert_close(together, apart, rtol=0, atol=tolerance, check_dtype=False)  # of no tokens it is fp32
+    assert_same_gradients(gradients(trainee, together), gradients(trainee, apart), tolerance)
 
 
 SYSTEM = [5, 9, 60, 31, 12, 44, 45, 101, 7, 3, 99, 14, 200, 8, 17, 6, 91, 92]  # a cache block and two tokens
