@@ -1,4 +1,4 @@
-"""Letters of many words, counted together: how letters lie in tokens, with few other tokens around them."""
+"""A letter counted in many words: how letters lie in tokens, with few other tokens around them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reasoning_gym.data import read_data_file
 
 from millet.tasks.extract import extract_answer
 from millet.tasks.task import Answered, Grade, PlainReply, Problem
+from millet.tasks.worked.lists import letters
 
 COUNT = 12  # words of a problem
 
@@ -20,10 +21,12 @@ class Spelling:
 
     def sample(self, rng: random.Random, level: int) -> Problem:
         words = [rng.choice(_rare() if rng.random() < 0.6 else _common()) for _ in range(COUNT)]
+        letter = rng.choice(rng.choice(words).lower())
+        count, _ = letters(letter, words)
         return Problem(
-            f"How many letters do these words have together: {', '.join(words)}?",
-            str(sum(map(len, words))),
-            {"words": words},
+            f'How many times does the letter "{letter}" appear in these words: {", ".join(words)}?',
+            str(count),
+            {"letter": letter, "words": words},
         )
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
@@ -31,10 +34,7 @@ class Spelling:
         return Grade(float(right), "right" if right else "wrong")
 
     def work(self, problem: Problem) -> PlainReply:
-        count, lines = 0, []
-        for word in problem.meta["words"]:
-            count += len(word)
-            lines.append(f"{word}: {' '.join(word)}: {count}")
+        _, lines = letters(problem.meta["letter"], problem.meta["words"])
         return PlainReply("\n".join(lines), problem.answer)
 
 

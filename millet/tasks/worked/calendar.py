@@ -108,9 +108,11 @@ def _business(known: Mapping[str, Any], lines: list[str]) -> int:
     text, rest = weeks(days)
     whole = 5 * (days // 7)
     lines.append(f"both ends: {days - 1}+1={text}, so {days // 7}*5={whole}")
-    left = [DAYS[(start.weekday() + n) % 7] for n in range(rest)]
-    work = sum(day not in DAYS[5:] for day in left)
-    lines.append(f"{rest} more: {', '.join(left) or 'none'}: {work} of them Monday to Friday")
+    work, left = 0, []
+    for day in [DAYS[(start.weekday() + n) % 7] for n in range(rest)]:
+        work += day not in DAYS[5:]
+        left.append(day if day in DAYS[5:] else f"{day} {work}")
+    lines.append(f"{rest} more: {', '.join(left) or 'none'}")
     lines.append(f"{whole}+{work}={whole + work}")
     return whole + work
 

@@ -11,7 +11,7 @@ def total(a: int, b: int) -> str:
     """a+b, or a-|b| for a negative b, and what it comes to.
 
     146+577: 6+7=13 3, 4+7+1=12 23, 1+5+1=7 723
-    62-80: 80-62: 10-2=8 8, 8-6-1=1 18, so -18
+    62-80: 80-62: 0-2<0 10-2=8 8, 8-6-1=1 18, so -18
     """
     asked = f"{a}{'-' if b < 0 else '+'}{abs(b)}"
     result = a + b
@@ -46,17 +46,18 @@ def _plus(high: int, low: int) -> list[str]:
 
 
 def _minus(high: int, low: int) -> list[str]:
-    """The columns of high - low; one that is too small borrows ten from the next, which then has one less."""
-    upper, lower, borrowed, known = str(high)[::-1], str(low)[::-1], 0, ""
+    """The columns of high - low. One that is too small says so, then borrows ten from the next, which has one less."""
+    upper, lower, borrowed, known = str(high)[::-1], str(low)[::-1], False, ""
     columns: list[str] = []
     for place, digit in enumerate(upper):
         if place >= len(lower) and not borrowed:
             return [*columns, f"then {str(high)[: len(upper) - place]}{known}"]
-        take = [*lower[place : place + 1], *(["1"] if borrowed else [])]
-        borrowed = int(digit) < sum(map(int, take))
-        here = int(digit) + 10 * borrowed - sum(map(int, take))
-        known = f"{here}{known}"
-        columns.append(f"{'-'.join([f'{int(digit) + 10 * borrowed}', *take])}={here} {known}")
+        parts = [digit, *lower[place : place + 1], *(["1"] if borrowed else [])]
+        asked = "-".join(parts)
+        here = int(digit) - sum(map(int, parts[1:]))
+        borrowed = here < 0
+        known = f"{here % 10}{known}"
+        columns.append(f"{asked}<0 1{asked}={here + 10} {known}" if borrowed else f"{asked}={here} {known}")
     return columns
 
 

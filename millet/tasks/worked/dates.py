@@ -37,8 +37,20 @@ def month(number: int) -> str:
 
 
 def weeks(days: int) -> tuple[str, int]:
-    """days=7*q+r, and r."""
-    return f"{days}=7*{days // 7}+{days % 7}", days % 7
+    """days=7*q+r, and r. Long ones digit by digit.
+
+    weeks(81): "81: 8=7*1+1, 11=7*1+4, so 81=7*11+4", 4
+    """
+    text = f"{days}=7*{days // 7}+{days % 7}"
+    if days < 70:
+        return text, days % 7
+    steps, rest = [], 0
+    for digit in str(days):
+        rest = rest * 10 + int(digit)
+        if rest >= 7 or steps:
+            steps.append(f"{rest}=7*{rest // 7}+{rest % 7}")
+            rest %= 7
+    return f"{days}: {', '.join(steps)}, so {text}", rest
 
 
 def walk(start: str, steps: int) -> list[str]:
