@@ -15,6 +15,7 @@ from millet.tasks.task import PlainReply, Problem, WorkedTask
 from millet.tasks.worked import WORKED, words, work
 from millet.tasks.worked.arithmetic import over, times
 from millet.tasks.worked.columns import by_digit, total
+from millet.tasks.worked.expressions import basic_arithmetic
 from millet.tasks.worked.unworked import Unworked
 
 EQUATION = re.compile(r"(?<![\w.])-?\d[\d+*/-]*(?:=-?\d[\d+*/-]*)+")  # 2*3=6, 58*6=300+48=348
@@ -91,11 +92,47 @@ def test_equations_that_are_not_true_would_be_seen():
             ],
         ),
         (over(-12, 4), ["-12/4=-3"]),
+        (over(632, 8), ["632/8: 63=8*7+7, 72=8*9+0, so 79"]),
+        (over(-633, 8), ["633/8: 63=8*7+7, 73=8*9+1, so 79", "-633/8=-80 rounded down"]),
         (over(7, -2), ["7/-2=-4 rounded down"]),
     ],
 )
 def test_long_products_and_quotients_go_digit_by_digit(lines: list[str], expected: list[str]):
     assert lines == expected
+
+
+def test_expressions_say_what_is_left_after_each_operation():
+    entry = {"answer": "-27", "metadata": {"expression": "( ( -9 - 6 ) - -( -3 * 4 ) ) * 2 / 2"}}
+    assert basic_arithmetic(entry) == [
+        "((-9-6)+(-3*4))*2/2",
+        "-9-6=-15",
+        "(-15+(-3*4))*2/2",
+        "-3*4=-(3*4)",
+        "3*4=12",
+        "(-15-12)*2/2",
+        "-15-12: 15+12: 5+2=7 7, 1+1=2 27, so -27",
+        "-27*2/2",
+        "-27*2=-(27*2)",
+        "27*2: 7*2=14 4, 2*2+1=4+1=5 54",
+        "-54/2=-(54/2)",
+        "54/2: 5=2*2+1, 14=2*7+0, so 27",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("-( -( 3 ) ) - -4", "7"),
+        ("-9 * -1", "9"),
+        ("( ( 5 ) )", "5"),
+        ("8 - ( 2 - 9 ) * -3", "-13"),
+        ("-( 2 * -3 )", "6"),
+    ],
+)
+def test_signs_that_meet_are_made_one(expression: str, value: str):
+    basic_arithmetic(
+        {"answer": value, "metadata": {"expression": expression}}
+    )  # raises where it comes to something else
 
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "time_intervals", "simple_equations"])
@@ -191,8 +228,7 @@ def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pyte
     problem = (*task.items("train"), *task.items("eval"))[0]
     reply = task.work(problem)
     assert reply == PlainReply(
-        "He did 48/2 (2*20: 2*2=4 4, so 40; 48-40: 8-0=8 8, 4-4=0 08, so 8)=24 in May.\n"
-        "So 48+24 (48+24: 8+4=12 2, 4+2+1=7 72) = 72.",
+        "He did 48/2 (48/2: 4=2*2+0, 8=2*4+0, so 24)=24 in May.\nSo 48+24 (48+24: 8+4=12 2, 4+2+1=7 72) = 72.",
         "The answer is 72.",
     )
     assert task.grade(problem, reply).passed

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from millet.tasks.task import PlainReply
-from millet.tasks.worked.arithmetic import basic_arithmetic, chain_sum, products
+from millet.tasks.worked.arithmetic import chain_sum, products
 from millet.tasks.worked.calendar import calendar_arithmetic
 from millet.tasks.worked.countdown import countdown
 from millet.tasks.worked.equations import simple_equations
+from millet.tasks.worked.expressions import basic_arithmetic
 from millet.tasks.worked.family import family_relationships
 from millet.tasks.worked.intervals import time_intervals
 from millet.tasks.worked.lists import leg_counting, letter_counting, number_sorting, spell_backward

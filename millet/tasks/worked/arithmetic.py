@@ -14,10 +14,6 @@ def chain_sum(entry: Mapping[str, Any]) -> list[str]:
     return _expression(entry)
 
 
-def basic_arithmetic(entry: Mapping[str, Any]) -> list[str]:
-    return _expression(entry)
-
-
 def products(entry: Mapping[str, Any]) -> list[str]:
     return _expression(entry)
 
@@ -82,6 +78,13 @@ def over(a: int, b: int) -> list[str]:
     """a / b, rounded down: from the highest digit of the quotient on, what is left after each."""
     rest, divisor, lines = abs(a), abs(b), []
     quotient = rest // divisor
+    down = "" if a % b == 0 else " rounded down"
+    if 1 < divisor < 10 and quotient > 9:
+        steps = ", ".join(short_division(rest, divisor))
+        return [
+            f"{rest}/{divisor}: {steps}, so {quotient}",
+            *([] if a == rest and b == divisor else [f"{a}/{b}={a // b}{down}"]),
+        ]
     places = [int(digit) * 10**place for place, digit in enumerate(reversed(str(quotient))) if digit != "0"][::-1]
     if divisor > 9 or (divisor > 1 and len(places) > 1):
         for part in places:
@@ -91,6 +94,19 @@ def over(a: int, b: int) -> list[str]:
             rest -= divisor * part
         if len(places) > 1:
             lines.append("+".join(map(str, places)) + f"={quotient}")
-    down = "" if a % b == 0 else " rounded down"
     lines.append(f"{a}/{b}={a // b}{down}")
     return lines
+
+
+def short_division(number: int, divisor: int) -> list[str]:
+    """number / divisor, which has one digit: what each digit of the quotient takes, and what is left for the next.
+
+    632, 8: ["63=8*7+7", "72=8*9+0"]
+    """
+    steps, rest = [], 0
+    for digit in str(number):
+        rest = rest * 10 + int(digit)
+        if rest >= divisor or steps:
+            steps.append(f"{rest}={divisor}*{rest // divisor}+{rest % divisor}")
+            rest %= divisor
+    return steps

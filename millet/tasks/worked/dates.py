@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 from datetime import date
 
+from millet.tasks.worked.arithmetic import short_division
 from millet.tasks.worked.columns import total
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -42,15 +43,9 @@ def weeks(days: int) -> tuple[str, int]:
     weeks(81): "81: 8=7*1+1, 11=7*1+4, so 81=7*11+4", 4
     """
     text = f"{days}=7*{days // 7}+{days % 7}"
-    if days < 70:
-        return text, days % 7
-    steps, rest = [], 0
-    for digit in str(days):
-        rest = rest * 10 + int(digit)
-        if rest >= 7 or steps:
-            steps.append(f"{rest}=7*{rest // 7}+{rest % 7}")
-            rest %= 7
-    return f"{days}: {', '.join(steps)}, so {text}", rest
+    if days >= 70:
+        text = f"{days}: {', '.join(short_division(days, 7))}, so {text}"
+    return text, days % 7
 
 
 def walk(start: str, steps: int) -> list[str]:
