@@ -248,6 +248,35 @@ def test_equations_of_svamp_are_worked(tmp_path: Path):
     assert task.work(task.items("eval")[0]) == PlainReply("8-3=5\n10*5=50", "The answer is 50.")
 
 
+def thought(dataset: str, answer: str, question: str = "", **metadata: object) -> list[str]:
+    reply = work(dataset, {"question": question, "answer": answer, "metadata": metadata})
+    return reply.reasoning.splitlines()
+
+
+def test_nothing_is_said_that_depends_on_what_was_not_said_yet():
+    assert thought("letter_counting", "3", target_letter="o", span=["Look", "to"]) == [
+        "Look: l o1 o2 k: 2",
+        "to: t o3: 3",
+    ]
+    numbers, ordered = ["5.5", "-62.68", "71.3", "-67.9"], ["71.3", "5.5", "-62.68", "-67.9"]
+    assert thought("number_sorting", str(ordered), original_numbers=numbers, direction="descending") == [
+        "0:5.5 -6:-62.68 7:71.3 -6:-67.9",
+        "descending, from the largest down: 9 8 7:71.3 6 5 4 3 2 1 0:5.5 -0 -1 -2 -3 -4 -5 -6:-62.68,-67.9 -7 -8 -9",
+    ]
+    assert thought("countdown", "", numbers=[57, 40, 85], target=102) == [
+        "57+40: 7+0=7 7, 5+4=9 97; 97+85: 7+5=12 2, 9+8+1=18 182, for 102 no; 97-85: 7-5=2 2, 9-8=1 12, for 102 no",
+        "57-40: 7-0=7 7, 5-4=1 17; 85+17: 5+7=12 2, 8+1+1=10 102, for 102 yes",
+    ]
+    story = "Jack is married to Chloe. They have a child called Henry. Henry is married to Barbara."
+    assert thought("family_relationships", "father", story, person1="Jack", person2="Henry") == [
+        "Jack + Chloe: Henry",
+        "Henry + Barbara",
+        "Jack: a child of nobody here, married to Chloe",
+        "Henry: a child of Jack + Chloe, married to Barbara",
+        "Jack to Henry: Henry is a child of Jack, and Jack is a man",
+    ]
+
+
 @pytest.mark.parametrize("name", ["two_by_one", "spelling"])
 def test_the_recipe_s_own_tasks_are_worked(name: str):
     task = find_task(f"recipes/millet-135m/{name}.py")

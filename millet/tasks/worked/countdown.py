@@ -41,11 +41,11 @@ def _sums(a: int, b: int, c: int, target: int) -> Iterator[tuple[str, str]]:
     ):
         tried = []
         for left, right, expression in tries:
-            tried.append(total(left, right) if right else f"{left}+0={left}")
+            tried.append(f"{total(left, right) if right else f'{left}+0={left}'}, for {target} ")
             if left + right == target:
-                yield f"{first}; {' no; '.join(tried)} ", expression
+                yield f"{first}; {'no; '.join(tried)}", expression
                 return
-        yield f"{first}; {' no; '.join(tried)} ", ""
+        yield f"{first}; {'no; '.join(tried)}", ""
 
 
 def _products(a: int, b: int, c: int, target: int) -> Iterator[tuple[str, str]]:
@@ -56,7 +56,10 @@ def _products(a: int, b: int, c: int, target: int) -> Iterator[tuple[str, str]]:
             continue
         away = x * y - target
         steps = [*times(x, y), total(max(x * y, target), -min(x * y, target))]
-        yield f"{'; '.join(steps)} ", f"({x}*{y}){'-' if away > 0 else '+'}{rest}" if abs(away) == rest else ""
+        yield (
+            f"{'; '.join(steps)}, for {rest} ",
+            f"({x}*{y}){'-' if away > 0 else '+'}{rest}" if abs(away) == rest else "",
+        )
 
 
 def _tens(number: int) -> int:

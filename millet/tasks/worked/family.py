@@ -22,6 +22,9 @@ def family_relationships(entry: Mapping[str, Any]) -> list[str]:
         children = re.split(r", | and ", called) if called else []
         parents |= dict.fromkeys(children, (a, b))
         lines.append(f"{a} + {b}" + (f": {', '.join(children)}" if children else ""))
+    for name in (one, other):
+        of = " + ".join(parents[name]) if name in parents else "nobody here"
+        lines.append(f"{name}: a child of {of}, {f'married to {spouse[name]}' if name in spouse else 'not married'}")
     steps, relations = _steps(one, other, spouse, parents)
     if answer not in relations:
         raise Unworked("the relation is another one")

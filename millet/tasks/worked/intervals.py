@@ -21,6 +21,8 @@ def time_intervals(entry: Mapping[str, Any]) -> list[str]:
         raise Unworked("it ends before it starts")
     days = known["expected_format"].startswith("D days")
     parts = known["expected_format"].removeprefix("D days").removeprefix(", ")
+    if parts:
+        lines.append(f"from {_clock_time(start)} to {_clock_time(end)}")
     borrowed = days and bool(parts) and end.time() < start.time()
     clock = _clock(start, end, parts, lines) if parts else ""
     if not days:
@@ -32,6 +34,10 @@ def time_intervals(entry: Mapping[str, Any]) -> list[str]:
     count = days_between(start.date(), end.date(), lines)
     came_to(f"{count} days" + (f", {clock}" if parts else ""), entry["answer"])
     return lines
+
+
+def _clock_time(at: datetime) -> str:
+    return f"{at:%H:%M:%S}" + (f".{at.microsecond // 1000:03d}" if at.microsecond else "")
 
 
 def _in_utc(at: datetime, name: str, lines: list[str]) -> datetime:

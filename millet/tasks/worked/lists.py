@@ -38,27 +38,27 @@ def spell_backward(entry: Mapping[str, Any]) -> list[str]:
 
 
 def number_sorting(entry: Mapping[str, Any]) -> list[str]:
-    """Those below 0 and those above apart, and each by its tens, so that few are ever compared."""
+    """Each number behind its tens, then the tens one after the other: so few are ever compared."""
     numbers, direction = entry["metadata"]["original_numbers"], entry["metadata"]["direction"]
     down = direction == "descending"
     ordered = sorted(numbers, key=float, reverse=down)
     came_to(ordered, entry["answer"])
-    below = [number for number in ordered if number.startswith("-")]
-    above = [number for number in ordered if not number.startswith("-")]
-    halves = [f"below 0: {_by_tens(below, down)}", f"from 0 up: {_by_tens(above, not down)}"]
-    start = "from the largest down" if down else "from the smallest up"
-    return [f"{direction}: {start}", *(reversed(halves) if down else halves)]
+    walk = [f"{sign}{tens}" for sign in ("", "-") for tens in (range(9, -1, -1) if not sign else range(10))]
+    if any(_tens(number) not in walk for number in numbers):
+        raise Unworked("three digits before the point")
+    steps = []
+    for tens in walk if down else reversed(walk):
+        found = [number for number in ordered if _tens(number) == tens]
+        steps.append(f"{tens}:{','.join(found)}" if found else tens)
+    return [
+        " ".join(f"{_tens(number)}:{number}" for number in numbers),
+        f"{direction}, from the {'largest down' if down else 'smallest up'}: {' '.join(steps)}",
+    ]
 
 
-def _by_tens(ordered: Sequence[str], up: bool) -> str:
-    """Numbers of one sign in the order of their tens, with the tens that none has between them.
-
-    ["-30.2", "-5.5", "-1"], down: "9;8;7;6;5;4;3: -30.2;2;1;0: -5.5, -1"
-    """
-    tens = [int(abs(float(number)) // 10) for number in ordered]
-    walk = sorted({*range(10), *tens}, reverse=not up)
-    found = {each: [number for number, its in zip(ordered, tens, strict=True) if its == each] for each in walk}
-    return ";".join(f"{each}: {', '.join(found[each])}" if found[each] else f"{each}" for each in walk)
+def _tens(number: str) -> str:
+    """-62.68: -6."""
+    return f"{'-' if number.startswith('-') else ''}{int(abs(float(number)) // 10)}"
 
 
 def leg_counting(entry: Mapping[str, Any]) -> list[str]:
@@ -66,11 +66,11 @@ def leg_counting(entry: Mapping[str, Any]) -> list[str]:
 
     so_far, lines = 0, []
     for animal, count in entry["metadata"]["animals"].items():
-        legs = ANIMALS[animal]
+        legs, asked = ANIMALS[animal], f"{count} {animal}{'s' if count > 1 else ''}"  # as the question has it
         if not legs:
-            lines.append(f"{count} {animal}: no legs")
+            lines.append(f"{asked}: no legs")
             continue
-        line = f"{count} {animal}: {'; '.join(times(count, legs))}"
+        line = f"{asked}: {'; '.join(times(count, legs))}"
         if so_far:
             line += f"; {total(so_far, count * legs)}"
         so_far += count * legs
