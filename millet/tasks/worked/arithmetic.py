@@ -103,7 +103,8 @@ def short_division(number: int, divisor: int) -> list[str]:
 
     632, 8: ["63=8*7+7", "72=8*9+0"]
     """
-    steps, rest = [], 0
+    steps: list[str] = []
+    rest = 0
     for digit in str(number):
         rest = rest * 10 + int(digit)
         if rest >= divisor or steps:
