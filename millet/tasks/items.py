@@ -81,7 +81,7 @@ class FileTask:
 
 def gsm8k(path: Path) -> FileTask:
     def work(problem: Problem) -> list[str]:
-        return words.gsm8k(problem.meta)
+        return words.gsm8k(problem.meta, problem.answer)
 
     return FileTask(f"gsm8k:{path.name}", _question_answer(path), same_answer, work=work)
 

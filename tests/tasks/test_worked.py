@@ -200,24 +200,22 @@ def test_settings_of_a_dataset_stand_behind_its_name():
             find_task(name)
 
 
-def test_calculations_of_word_problems_are_worked_where_they_stand():
-    lines = [
-        (
-            "Kyle has 46*3-12 = $<<46*3-12=126>>126.",
-            "46*3: 6*3=18 8, 4*3+1=12+1=13 138; 138-12: 8-2=6 6, 3-1=2 26, then 126",
-        ),
-        ("They have 3*2=<<3*2=6>>6 pages", ""),  # known by heart
-        ("It is 1/3*9 = <<1/3*9=3>>3", ""),  # not of whole numbers
-        ("He gets 16*.5 = <<16*.5=8>>8", ""),
-        ("That is x+1=<<x+1=10>>10", ""),
-        ("It comes to 12+30 = <<12+30=43>>43", ""),  # wrong
-        ("She paid <<12+30=42>>42", ""),  # nothing leads there
-    ]
-    for line, working in lines:
-        plain = re.sub("<<.*>>", "", line)
-        before, equals, after = plain.partition(" =") if " =" in plain else plain.partition("=")
-        expected = f"{before} ({working}){equals}{after}" if working else plain
-        assert words.gsm8k({"solution": line}) == [expected]
+@pytest.mark.parametrize(
+    ("note", "worked"),
+    [
+        ("46*3-12=126", ["46*3: 6*3=18 8, 4*3+1=12+1=13 138", "138-12: 8-2=6 6, 3-1=2 26, then 126"]),
+        ("3*2=6", ["3*2=6"]),
+        ("1/3*9=3", ["1/3*9=3"]),  # not of whole numbers
+        ("16 * .5=8", ["16*.5=8"]),
+        ("20%*50=10", ["20%*50=10"]),
+        ("7/2=3.5", ["7/2=3.5"]),  # not rounded down
+    ],
+)
+def test_calculations_of_word_problems_are_worked(note: str, worked: list[str]):
+    solution, answer = f"So <<2+2=4>>4. That is $<<{note}>>.", note.partition("=")[2]
+    assert words.gsm8k({"solution": solution}, answer) == ["2+2=4", *worked]
+    with pytest.raises(Unworked, match="came to"):  # the last one is not what was asked for
+        words.gsm8k({"solution": solution}, answer + "0")
 
 
 def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -227,10 +225,8 @@ def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pyte
     task = find_task("gsm8k:$FOLDER/train.jsonl")
     problem = (*task.items("train"), *task.items("eval"))[0]
     reply = task.work(problem)
-    assert reply == PlainReply(
-        "He did 48/2 (48/2: 4=2*2+0, 8=2*4+0, so 24)=24 in May.\nSo 48+24 (48+24: 8+4=12 2, 4+2+1=7 72) = 72.",
-        "The answer is 72.",
-    )
+    thought = "48/2: 4=2*2+0, 8=2*4+0, so 24\n48+24: 8+4=12 2, 4+2+1=7 72"
+    assert reply == PlainReply(thought, "The answer is 72.")
     assert task.grade(problem, reply).passed
     with pytest.raises(Unworked):
         task.work(Problem("How many?", "3"))

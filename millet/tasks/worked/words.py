@@ -10,36 +10,31 @@ from typing import Any
 from millet.tasks.worked.arithmetic import evaluate
 from millet.tasks.worked.unworked import Unworked, came_to
 
-CALCULATION = re.compile(
-    r"(\s*=\s*\$?)?<<([^<>=]*)=?([^<>]*)>>"
-)  # GSM8K's notes for a calculator, and what leads there
+CALCULATION = re.compile(r"<<([^<>=]+)=([^<>]+)>>")  # GSM8K's notes for a calculator
 WHOLE = re.compile(r"[\d+\-*/() ]+")
 
 
-def gsm8k(meta: Mapping[str, Any]) -> list[str]:
-    """GSM8K's own solution, with its calculations worked where they stand. Its notes for a calculator say which."""
-    lines = [" ".join(CALCULATION.sub(_calculation, line).split()) for line in meta.get("solution", "").splitlines()]
-    if not any(lines):
-        raise Unworked("it came without a solution")
-    return [line for line in lines if line]
+def gsm8k(meta: Mapping[str, Any], answer: str) -> list[str]:
+    """The calculations of GSM8K's own solution, worked; without its words they are a third as long."""
+    lines: list[str] = []
+    notes = [(note[1].replace(" ", ""), note[2].strip()) for note in CALCULATION.finditer(meta.get("solution", ""))]
+    if not notes:
+        raise Unworked("it came without a solution that calculates")
+    for expression, result in notes:
+        lines += _worked(expression, result)
+    came_to(notes[-1][1], answer)
+    return lines
 
 
-def _calculation(note: re.Match[str]) -> str:
-    """Of 46*3 = <<46*3=138>>: (46*3: 6*3=18 8, 4*3+1=12+1=13 138) ="""
-    leading, expression, result = note[1] or "", note[2].replace(" ", ""), note[3]
-    if not leading or not WHOLE.fullmatch(expression):
-        return leading
+def _worked(expression: str, result: str) -> list[str]:
+    """Of 46*3=138: 46*3: 6*3=18 8, 4*3+1=12+1=13 138. What is not of whole numbers is done in one go."""
     lines: list[str] = []
     try:
-        came_to(evaluate(ast.parse(expression, mode="eval").body, lines), result)
-    except (SyntaxError, Unworked):  # not of whole numbers, or rounded
-        return leading
-    known = [line for line in lines if not _in_one_go(line)]
-    return f" ({'; '.join(known)}){leading}" if known else leading
-
-
-def _in_one_go(line: str) -> bool:
-    return ":" not in line
+        if WHOLE.fullmatch(expression):
+            came_to(evaluate(ast.parse(expression, mode="eval").body, lines), result)
+    except (SyntaxError, Unworked):  # rounded, or fractions
+        lines = []
+    return lines or [f"{expression}={result}"]
 
 
 def svamp(meta: Mapping[str, Any], answer: str) -> list[str]:
