@@ -20,7 +20,7 @@ class Spelling:
     levels = 1
 
     def sample(self, rng: random.Random, level: int) -> Problem:
-        words = [rng.choice(_rare() if rng.random() < 0.6 else _common()) for _ in range(COUNT)]
+        words = [rng.choice(_rare() if rng.random() < 0.5 else _common()) for _ in range(COUNT)]
         letter = rng.choice(rng.choice(words).lower())
         count, _ = letters(letter, words)
         return Problem(

@@ -1,4 +1,4 @@
-"""Expressions, one operation a line, as they are done on paper: in columns (columns.py); quotients by subtraction."""
+"""Expressions, one operation a line, as they are done on paper: in columns (columns.py); quotients digit by digit."""
 
 from __future__ import annotations
 
@@ -75,39 +75,60 @@ def times(a: int, b: int) -> list[str]:
 
 
 def over(a: int, b: int) -> list[str]:
-    """a / b, rounded down: from the highest digit of the quotient on, what is left after each."""
-    rest, divisor, lines = abs(a), abs(b), []
-    quotient = rest // divisor
-    down = "" if a % b == 0 else " rounded down"
+    """a / b, rounded down."""
+    number, divisor = abs(a), abs(b)
+    quotient = number // divisor
+    lines: list[str] = []
     if 1 < divisor < 10 and quotient > 9:
-        steps = ", ".join(short_division(rest, divisor))
-        return [
-            f"{rest}/{divisor}: {steps}, so {quotient}",
-            *([] if a == rest and b == divisor else [f"{a}/{b}={a // b}{down}"]),
-        ]
-    places = [int(digit) * 10**place for place, digit in enumerate(reversed(str(quotient))) if digit != "0"][::-1]
-    if divisor > 9 or (divisor > 1 and len(places) > 1):
-        for part in places:
-            lines.append(by_digit(divisor, part))
-            if rest - divisor * part:
-                lines.append(total(rest, -divisor * part))
-            rest -= divisor * part
-        if len(places) > 1:
-            lines.append("+".join(map(str, places)) + f"={quotient}")
-    lines.append(f"{a}/{b}={a // b}{down}")
+        lines.append(f"{number}/{divisor}: {', '.join(short_division(number, divisor))}, so {quotient}")
+        if (a, b) == (number, divisor) and not a % b:
+            return lines
+    elif divisor > 9 and quotient:
+        lines += long_division(number, divisor)
+    return [*lines, f"{a}/{b}={a // b}{' rounded down' if a % b else ''}"]
+
+
+def long_division(number: int, divisor: int) -> list[str]:
+    """Digit by digit of the quotient: what the first digits make of it is tried, then less as long as it is too much.
+
+    782, 23: ["78: 7/2 about 3, 23*3: 3*3=9 9, 2*3=6 69<78, 78-69: 8-9<0 18-9=9 9, 7-6-1=0 09, so 9",
+    "92: 9/2 about 4, 23*4: 3*4=12 2, 2*4+1=8+1=9 92=92"]
+    """
+    lines: list[str] = []
+    rest = 0
+    for digit in str(number):
+        rest = rest * 10 + int(digit)
+        if rest < divisor:
+            lines += [f"{rest}<{divisor}: 0"] if lines else []
+            continue
+        first, beside = int(str(divisor)[0]), int(str(rest)[: len(str(rest)) - len(str(divisor)) + 1])
+        about, most = min(9, beside // first), rest // divisor
+        steps = [f"{by_digit(divisor, tried)}>{rest}" for tried in range(about, most, -1)]
+        product = divisor * most
+        steps.append(f"{by_digit(divisor, most)}{'<' if product < rest else '='}{rest}")
+        if product < rest:
+            steps.append(total(rest, -product))
+        lines.append(f"{rest}: {beside}/{first} about {about}, {', '.join(steps)}")
+        rest -= product
     return lines
 
 
 def short_division(number: int, divisor: int) -> list[str]:
     """number / divisor, which has one digit: what each digit of the quotient takes, and what is left for the next.
 
-    632, 8: ["63=8*7+7", "72=8*9+0"]
+    632, 8: ["63=56+7=8*7+7", "72=72+0=8*9+0"]
     """
     steps: list[str] = []
     rest = 0
     for digit in str(number):
         rest = rest * 10 + int(digit)
         if rest >= divisor or steps:
-            steps.append(f"{rest}={divisor}*{rest // divisor}+{rest % divisor}")
+            steps.append(divided(rest, divisor))
             rest %= divisor
     return steps
+
+
+def divided(number: int, divisor: int) -> str:
+    """53=49+4=7*7+4: the nearest multiple first."""
+    quotient, rest = divmod(number, divisor)
+    return f"{number}={number - rest}+{rest}={divisor}*{quotient}+{rest}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
+from millet.tasks.worked.arithmetic import divided, short_division
 from millet.tasks.worked.dates import DAYS, days_between, month, walk, weeks
 from millet.tasks.worked.unworked import Unworked, came_to
 
@@ -119,11 +120,11 @@ def _business(known: Mapping[str, Any], lines: list[str]) -> int:
 
 def _leap(year: int, lines: list[str]) -> str:
     if year % 100 == 0:
-        text, rest = f"{year // 100}=4*{year // 400}+{year // 100 % 4}", year // 100 % 4
-        lines.append(f"{year} ends in 00, so {year // 100} must be a multiple of 4: {text}")
+        rest = year // 100 % 4
+        lines.append(f"{year} ends in 00, so {year // 100} must be a multiple of 4: {divided(year // 100, 4)}")
     else:
         last = year % 100
         rest = last % 4
-        lines.append(f"{last}=4*{last // 4}+{rest}")
+        lines.append(divided(last, 4) if last < 40 else ", ".join(short_division(last, 4)))
     lines.append("a multiple of 4, a leap year" if rest == 0 else "not a multiple of 4, no leap year")
     return "No" if rest else "Yes"
