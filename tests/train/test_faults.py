@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_is_one_line(
     toy.go_on(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["sft", "worked"])  # the lock is the chain's; one that learns and one that writes data
+@pytest.mark.parametrize("kind", STAGES)
 def test_two_runs_in_one_folder_refuse_each_other(kind: str, toy: Toy, tmp_path: Path) -> None:
     class Second(Interrupted):
         def happen(self) -> None:
