@@ -135,9 +135,8 @@ def test_expressions_say_what_is_left_after_each_operation():
     ],
 )
 def test_signs_that_meet_are_made_one(expression: str, value: str):
-    basic_arithmetic(
-        {"answer": value, "metadata": {"expression": expression}}
-    )  # raises where it comes to something else
+    entry = {"answer": value, "metadata": {"expression": expression}}
+    basic_arithmetic(entry)  # which raises where it comes to something else
 
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "time_intervals", "simple_equations"])
@@ -221,6 +220,12 @@ def test_calculations_of_word_problems_are_worked(note: str, worked: list[str]):
     assert words.gsm8k({"solution": solution}, answer) == ["2+2=4", *worked]
     with pytest.raises(Unworked, match="came to"):  # the last one is not what was asked for
         words.gsm8k({"solution": solution}, answer + "0")
+
+
+@pytest.mark.parametrize("note", ["12+30=43", "12+=12"])
+def test_calculations_that_are_wrong_are_not_taught(note: str):
+    with pytest.raises(Unworked):
+        words.gsm8k({"solution": f"It comes to <<{note}>>."}, note.partition("=")[2])
 
 
 def test_word_problems_are_worked_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -29,11 +29,15 @@ def gsm8k(meta: Mapping[str, Any], answer: str) -> list[str]:
 def _worked(expression: str, result: str) -> list[str]:
     """Of 46*3=138: 46*3: 6*3=18 8, 4*3+1=12+1=13 138. What is not of whole numbers is done in one go."""
     lines: list[str] = []
-    try:
-        if WHOLE.fullmatch(expression):
+    if WHOLE.fullmatch(expression):
+        try:
             came_to(evaluate(ast.parse(expression, mode="eval").body, lines), result)
-    except (SyntaxError, Unworked):  # rounded, or fractions
-        lines = []
+        except SyntaxError:
+            raise Unworked(f"{expression} is no expression") from None
+        except Unworked:
+            if "/" not in expression:  # not rounded, but wrong
+                raise
+            lines = []
     return lines or [f"{expression}={result}"]
 
 
