@@ -123,12 +123,12 @@ def short_division(number: int, divisor: int) -> list[str]:
     for digit in str(number):
         rest = rest * 10 + int(digit)
         if rest >= divisor or steps:
-            steps.append(divided(rest, divisor))
+            steps.append(_divided(rest, divisor))
             rest %= divisor
-    return steps
+    return steps or [_divided(number, divisor)]
 
 
-def divided(number: int, divisor: int) -> str:
+def _divided(number: int, divisor: int) -> str:
     """53=49+4=7*7+4: the nearest multiple first."""
     quotient, rest = divmod(number, divisor)
     return f"{number}={number - rest}+{rest}={divisor}*{quotient}+{rest}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from millet.tasks.worked.arithmetic import divided, short_division
+from millet.tasks.worked.arithmetic import short_division
 from millet.tasks.worked.dates import DAYS, days_between, month, walk, weeks
 from millet.tasks.worked.unworked import Unworked, came_to
 
@@ -119,12 +119,8 @@ def _business(known: Mapping[str, Any], lines: list[str]) -> int:
 
 
 def _leap(year: int, lines: list[str]) -> str:
-    if year % 100 == 0:
-        rest = year // 100 % 4
-        lines.append(f"{year} ends in 00, so {year // 100} must be a multiple of 4: {divided(year // 100, 4)}")
-    else:
-        last = year % 100
-        rest = last % 4
-        lines.append(divided(last, 4) if last < 40 else ", ".join(short_division(last, 4)))
-    lines.append("a multiple of 4, a leap year" if rest == 0 else "not a multiple of 4, no leap year")
-    return "No" if rest else "Yes"
+    tested = year % 100 or year // 100
+    text = ", ".join(short_division(tested, 4))
+    lines.append(text if year % 100 else f"{year} ends in 00, so {tested} must be a multiple of 4: {text}")
+    lines.append("not a multiple of 4, no leap year" if tested % 4 else "a multiple of 4, a leap year")
+    return "No" if tested % 4 else "Yes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from datetime import date
 
-from millet.tasks.worked.arithmetic import divided, short_division
+from millet.tasks.worked.arithmetic import short_division
 from millet.tasks.worked.columns import total
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -43,9 +43,9 @@ def weeks(days: int) -> tuple[str, int]:
     weeks(53): "53=49+4=7*7+4", 4
     weeks(81): "81: 8=7+1=7*1+1, 11=7+4=7*1+4, so 81=7*11+4", 4
     """
-    if days < 70:
-        return divided(days, 7), days % 7
-    return f"{days}: {', '.join(short_division(days, 7))}, so {days}=7*{days // 7}+{days % 7}", days % 7
+    steps = short_division(days, 7)
+    text = steps[0] if len(steps) == 1 else f"{days}: {', '.join(steps)}, so {days}=7*{days // 7}+{days % 7}"
+    return text, days % 7
 
 
 def walk(start: str, steps: int) -> list[str]:
