@@ -23,12 +23,12 @@ serve:
 chat: .venv/ready
 	@.venv/bin/millet chat
 
-# Both always run; pytest's summary comes last, and a line if it is not the whole truth.
+# Both always run; pytest's summary comes last, and behind it what failed of the web app, which else scrolled away.
 test:
 	@scripts/setup test
-	@$(call npm,test); web=$$?; \
+	@{ $(call npm,test); } >.venv/web-tests 2>&1; web=$$?; cat .venv/web-tests; \
 	$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder || exit; \
-	[ $$web = 0 ] || { echo "The web app's tests failed; run $(WEB) npm test" >&2; exit 1; }
+	[ $$web = 0 ] || { tail -n 100 .venv/web-tests; echo "The web app's tests failed; run $(WEB) npm test"; exit 1; } >&2
 
 lint:
 	@scripts/setup test

@@ -20,6 +20,7 @@ export default defineConfig({
   test: {
     environment: "happy-dom",
     include: ["src/**/*.test.{ts,tsx}"],
+    setupFiles: ["test/setup.ts"],
     testTimeout: 60_000, // for what hangs; a machine that is busy is no failure
   },
 });

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { message } from "../../test/message";
 import { fakeServer, refuse, StreamedReply } from "../../test/server";
+import { until } from "../../test/until";
 import type { ReplyEvent } from "../api/types";
 import { ConversationStore, shownBranches } from "./conversation";
 import { models } from "./models";
@@ -53,7 +54,7 @@ test("a question makes the conversation, and its reply grows and ends", async ()
     ["assistant", "streaming"],
   ]);
   reply.say(BEGIN, { kind: "reasoning", text: "hm", tokens: 2, number: 1 });
-  await vi.waitFor(() => expect(store.live("a1")?.state.reasoning).toBe("hm"));
+  await until(() => expect(store.live("a1")?.state.reasoning).toBe("hm"));
   expect(store.live("a1")?.state).toMatchObject({ phase: "thinking", thoughtTokens: 2 });
   expect(created).toHaveBeenCalledWith("c1");
   reply.say(
@@ -77,9 +78,9 @@ test("a lost connection is taken up behind the last event", async () => {
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
   first.say(BEGIN, { kind: "content", text: "one ", tokens: 1, number: 1 });
-  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one "));
+  await until(() => expect(store.live("a1")?.state.content).toBe("one "));
   first.break();
-  await vi.waitFor(() => expect(store.live("a1")?.state.connected).toBe(false));
+  await until(() => expect(store.live("a1")?.state.connected).toBe(false));
   second.say({ ...BEGIN }, { kind: "content", text: "two", tokens: 1, number: 2 }, FINISH);
   await done;
   expect(texts(store)).toEqual(["q1: why?", "a1: one two"]);
@@ -103,7 +104,7 @@ test("a server that was restarted leaves the reply as it kept it", async () => {
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
   first.say(BEGIN, { kind: "content", text: "one", tokens: 1, number: 1 });
-  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one"));
+  await until(() => expect(store.live("a1")?.state.content).toBe("one"));
   first.close();
   await done;
   expect(path(store)[1]).toMatchObject({ id: "a1", status: "interrupted", content: "one" });
@@ -223,7 +224,7 @@ test("a reply that another tab began is followed from its beginning", async () =
     { kind: "content", text: "one", tokens: 1, number: 1 },
     FINISH,
   );
-  await vi.waitFor(() => expect(store.busy).toBe(false));
+  await until(() => expect(store.busy).toBe(false));
   expect(texts(store)).toEqual(["q: q", "a: one"]);
   expect(asked[1]?.path).toBe("/api/replies/a/events?after=0");
 });
@@ -258,11 +259,11 @@ test("what is on its way to the server is stopped as soon as it has begun", asyn
   });
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
-  await vi.waitFor(() => expect(asked).toHaveLength(1));
+  await until(() => expect(asked).toHaveLength(1));
   await store.stop(path(store)[1] as never);
   expect(texts(store)).toHaveLength(2);
   reply.say(BEGIN);
-  await vi.waitFor(() => expect(asked.at(-1)?.path).toBe("/api/replies/a1/stop"));
+  await until(() => expect(asked.at(-1)?.path).toBe("/api/replies/a1/stop"));
   reply.say({ ...FINISH, status: "stopped" });
   await done;
   expect(path(store)[1]).toMatchObject({ id: "a1", status: "stopped" });
@@ -292,7 +293,7 @@ test("off the screen no reply is followed; back on it, it is", async () => {
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
   first.say(BEGIN, { kind: "content", text: "one ", tokens: 1, number: 1 });
-  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one "));
+  await until(() => expect(store.live("a1")?.state.content).toBe("one "));
   store.leave();
   first.break(); // as the browser does
   await done;
@@ -302,7 +303,7 @@ test("off the screen no reply is followed; back on it, it is", async () => {
   expect(asked).toHaveLength(1);
   await store.show();
   second.say(BEGIN, { kind: "content", text: "one two", tokens: 2, number: 1 }, FINISH);
-  await vi.waitFor(() => expect(store.busy).toBe(false));
+  await until(() => expect(store.busy).toBe(false));
   expect(path(store)[1]).toMatchObject({ content: "one two", status: "complete" });
 });
 
@@ -325,7 +326,7 @@ test("what was asked for before a reply ended does not undo its end", async () =
   const store = new ConversationStore("c1");
   const done = store.ask(draft("why?"), null, {});
   reply.say(BEGIN, { kind: "content", text: "one", tokens: 1, number: 1 });
-  await vi.waitFor(() => expect(store.live("a1")?.state.content).toBe("one"));
+  await until(() => expect(store.live("a1")?.state.content).toBe("one"));
   const loading = store.load();
   reply.say(FINISH);
   await done;

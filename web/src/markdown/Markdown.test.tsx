@@ -1,5 +1,6 @@
 import { act, cleanup, fireEvent, render, screen } from "@testing-library/react";
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { until } from "../../test/until";
 import { LIMIT } from "./blocks";
 import { loadKatex } from "./katex";
 import { Markdown } from "./Markdown";
@@ -84,7 +85,7 @@ test("formulas of every kind are drawn, and what is none stays", async () => {
   const md = shown(
     "a $x$ \\(y\\) $$z$$ `$n$` \\$m\\$\n\n$$\nu\n$$\n\n\\[ v \\]\n\n- w:\n  \\[\n  1\n  - 2\n  \\]\n\n> $$\n> q\n> $$",
   );
-  await vi.waitFor(() => expect(md.querySelectorAll(".katex")).toHaveLength(7));
+  await until(() => expect(md.querySelectorAll(".katex")).toHaveLength(7));
   const sources = Array.from(md.querySelectorAll("annotation"), (each) => each.textContent);
   expect(sources).toEqual(["x", "y", "z", "u", "v", "1\n- 2", "q"]);
   expect(md.querySelectorAll(".katex-display")).toHaveLength(5);
@@ -94,7 +95,7 @@ test("formulas of every kind are drawn, and what is none stays", async () => {
 test("a formula that KaTeX does not understand shows its source", async () => {
   await loadKatex();
   const md = shown("\\(\\unknowncommand{x\\)");
-  await vi.waitFor(() => expect(md.querySelector(".md-math")?.textContent).toBe("\\unknowncommand{x"));
+  await until(() => expect(md.querySelector(".md-math")?.textContent).toBe("\\unknowncommand{x"));
 });
 
 test("formulas and code that would nest without end, or define commands, stay plain", async () => {
@@ -106,13 +107,13 @@ test("formulas and code that would nest without end, or define commands, stay pl
     "\\def\\a{x}\\a",
   ]) {
     const md = shown(`$$\n${tex}\n$$`);
-    await vi.waitFor(() => expect(md.querySelector(".md-math")?.textContent).toBe(tex));
+    await until(() => expect(md.querySelector(".md-math")?.textContent).toBe(tex));
     expect(deepest(md)).toBeLessThan(300);
     cleanup();
   }
   const code = "`${".repeat(6000);
   const md = shown(`\`\`\`\`js\n${code}\n\`\`\`\`\n`);
-  await vi.waitFor(() => expect(md.querySelector(".hljs-string")).not.toBeNull(), 5000);
+  await until(() => expect(md.querySelector(".hljs-string")).not.toBeNull());
   expect(md.querySelector("pre")?.textContent).toBe(`${code}\n`);
   expect(deepest(md)).toBeLessThan(60);
 });
@@ -123,7 +124,7 @@ test("code is coloured once it is whole, and copied without its fences", async (
   const { container, rerender } = render(<Markdown text={"```python\ndef f():"} streaming />);
   expect(container.querySelector("figcaption span")?.textContent).toBe("python");
   rerender(<Markdown text={"```python\ndef f():\n    pass\n```\n"} streaming />);
-  await vi.waitFor(() => expect(container.querySelector(".hljs-keyword")?.textContent).toBe("def"), 5000);
+  await until(() => expect(container.querySelector(".hljs-keyword")?.textContent).toBe("def"));
   expect(container.querySelector("pre")?.textContent).toBe("def f():\n    pass\n");
   fireEvent.click(screen.getByRole("button"));
   expect(writeText).toHaveBeenCalledWith("def f():\n    pass\n");

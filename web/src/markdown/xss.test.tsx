@@ -1,6 +1,7 @@
 import { cleanup, render } from "@testing-library/react";
-import { afterEach, beforeAll, expect, test, vi } from "vitest";
+import { afterEach, beforeAll, expect, test } from "vitest";
 import { expectSafe } from "../../test/safe";
+import { until } from "../../test/until";
 import corpus from "../../test/xss.json";
 import { prepare } from "./highlight";
 import { loadKatex } from "./katex";
@@ -19,7 +20,7 @@ const harmed = () => "harmed" in globalThis || "harmed" in window;
 test.each(corpus)("$name, whole", async ({ text }) => {
   const { container } = render(<Markdown text={text} />);
   expectSafe(container);
-  await vi.waitFor(() => expect(container.querySelector(".md")).not.toBeNull());
+  await until(() => expect(container.querySelector(".md")).not.toBeNull());
   expectSafe(container);
   expect(harmed()).toBe(false);
 });
@@ -38,8 +39,8 @@ test.each(corpus)("$name, in pieces", ({ text }) => {
 test("the whole corpus as one reply, with formulas and code drawn", async () => {
   const text = corpus.map((each) => each.text).join("\n\n\\(x^2\\)\n\n```html\n<b>x</b>\n```\n\n");
   const { container } = render(<Markdown text={text} />);
-  await vi.waitFor(() => expect(container.textContent).toContain(corpus.at(-1)?.text.slice(2)), 20_000);
-  await vi.waitFor(() => expect(container.querySelector(".hljs-tag")).not.toBeNull(), 20_000);
+  await until(() => expect(container.textContent).toContain(corpus.at(-1)?.text.slice(2)));
+  await until(() => expect(container.querySelector(".hljs-tag")).not.toBeNull());
   expect(container.querySelector(".katex")).not.toBeNull();
   expectSafe(container);
   expect(harmed()).toBe(false);
