@@ -174,6 +174,7 @@ def test_what_a_later_stage_gets_wrong_is_said_before_the_first(tmp_path: Path, 
     with pytest.raises(BadRequest, match=says):
         train(read_recipe(recipe), tmp_path / "out", heard)
     assert heard.begun == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["grpo", "reject", "worked"])
@@ -183,6 +184,7 @@ def test_a_task_that_a_later_stage_lacks_is_said_before_the_first(tmp_path: Path
     with pytest.raises(UnknownTask, match="there is no task 'chain_sun'; did you mean chain_sum"):
         train(read_recipe(recipe), tmp_path / "out", heard)
     assert heard.begun == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
