@@ -26,9 +26,9 @@ chat: .venv/ready
 # Both always run; pytest's summary comes last, and behind it what failed of the web app, which else scrolled away.
 test:
 	@scripts/setup test
-	@{ $(call npm,test); } >.venv/web-tests 2>&1; web=$$?; cat .venv/web-tests; \
+	@rm -f .venv/web-status; { { $(call npm,test); }; echo $$? >.venv/web-status; } 2>&1 | tee .venv/web-tests; \
 	$(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder || exit; \
-	[ $$web = 0 ] || { tail -n 100 .venv/web-tests; echo "The web app's tests failed; run $(WEB) npm test"; exit 1; } >&2
+	[ "$$(cat .venv/web-status)" = 0 ] || { tail -n 100 .venv/web-tests; echo "The web app's tests failed; run $(WEB) npm test"; exit 1; } >&2
 
 lint:
 	@scripts/setup test
