@@ -59,6 +59,7 @@ def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]
 def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     devices.from_first(lambda: _check_outside(recipe, out))  # what is refused leaves no folder behind
     with _only_one(out) if devices.first() else nullcontext():
+        devices.wait()  # no other process writes before the folder is there and this run's
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
         done, lineages = dict[str, Path](), dict[str, Any]()
         for number, stage in enumerate(recipe.stages, 1):
