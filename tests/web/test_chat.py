@@ -32,9 +32,9 @@ WATCH = """
 
 def test_ask_and_watch_it_think(chat: Chat) -> None:
     chat.think("on")
-    chat.longest(600)
+    chat.longest(200)
     chat.page.evaluate(WATCH)
-    chat.ask("What is 15 + 8?")
+    chat.ask(LONG)  # a short thought can be over before it is painted twice
     chat.page.wait_for_url("**/c/*")
     chat.wait()
     seen = [each for each in chat.page.evaluate("seen") if each[0].startswith("Thinking…")]
