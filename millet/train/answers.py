@@ -1,7 +1,8 @@
-"""A model's own answers behind thoughts that somebody wrote: it learns to think, and goes on saying what it said.
+"""A model's own answers, by themselves or behind thoughts that somebody wrote: it learns to think, and goes on saying
+what it said.
 
-Of each question the file has the thought alone. The answer is what the base says to it at once, at temperature 0, so
-that fine-tuning on both moves nothing but what is new.
+The file has questions, and a thought for each where these are wanted. The answer is what the base says at once, at
+temperature 0, so that fine-tuning on it moves nothing but what is new.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.models.load import load
 from millet.models.tokenizer import Tokenizer
@@ -32,14 +34,13 @@ STRICT = Patience(tokens=16, times=2, staleness=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswersStage(Stage):
-    """Leaves data for the stages after it. data: JSON lines with `question` and `reasoning`, beside the recipe.
+class Answering(Stage):
+    """What stages have in common that let a base answer.
 
     max_tokens: of an answer; one that is not over by then is left out, and so is one that repeats itself. batch:
     questions answered together. cache_tokens: of the engine.
     """
 
-    data: str
     max_tokens: int = 256
     batch: int = 16
     cache_tokens: int = 16384
@@ -50,21 +51,15 @@ class AnswersStage(Stage):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
 
-    def sources(self) -> tuple[str, ...]:
-        return (self.data,)
-
-    def run(self, context: Context) -> Outcome:
-        path = context.path(self.data)
-        thoughts = read_thoughts(path)
-        asked = questions([Prompts(self.data, path)], (0,), len(thoughts))
+    def answer(self, prompts: Prompts, thoughts: Mapping[str, str], engine: Engine, context: Context) -> Outcome:
+        """Leaves data: each question, its thought if there are any, and what the engine's model says to it."""
+        model = engine.model
+        asked = questions([prompts], (0,), 0)  # all of them
         out = context.folder / DATA
-        model = load(context.base, device=context.device)
-        with sampler(model, self.cache_tokens, context.progress) as engine:
-            select = Behind(thoughts, model.tokenizer)
-            harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
-            rollouts = Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
-            answers = from_engine(rollouts, 1, context.seed)
-            reap(harvest, answers, self.name, context, model)
+        select = Behind(thoughts, model.tokenizer)
+        harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
+        rollouts = Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
+        reap(harvest, from_engine(rollouts, 1, context.seed), self.name, context, model)
         count, ledger = harvest.collect(out)
         if not count:
             raise BadRequest(
@@ -75,8 +70,28 @@ class AnswersStage(Stage):
         return Outcome(out, file_hash(out), ledger)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswersStage(Answering):
+    """data: JSON lines with `question` and `reasoning`, beside the recipe. thoughts: put them before the answers; else
+    these are what a model says that is not to think, and the file needs questions alone."""
+
+    data: str
+    thoughts: bool = True
+
+    def sources(self) -> tuple[str, ...]:
+        return (self.data,)
+
+    def run(self, context: Context) -> Outcome:
+        path = context.path(self.data)
+        thoughts = read_thoughts(path) if self.thoughts else {}
+        prompts = Prompts(self.data, path)
+        model = load(context.base, device=context.device)
+        with sampler(model, self.cache_tokens, context.progress) as engine:
+            return self.answer(prompts, thoughts, engine, context)
+
+
 class Behind:
-    """Puts an answer behind the thought for its question, unless it is none to learn from."""
+    """Puts an answer behind the thought for its question, where there are thoughts, unless it is none to learn from."""
 
     def __init__(self, thoughts: Mapping[str, str], tokenizer: Tokenizer) -> None:
         self._thoughts, self._tokenizer = thoughts, tokenizer
@@ -85,7 +100,7 @@ class Behind:
         self, problem: Problem, source: Mapping[str, Any], replies: list[Reply], grades: list[Grade]
     ) -> Iterable[dict[str, Any]]:
         good = [
-            replace(reply, reasoning=self._thoughts[problem.prompt])
+            replace(reply, reasoning=self._thoughts[problem.prompt] if self._thoughts else "")
             for reply in replies
             if reply.finish_reason == "stop"
             and reply.content.strip()

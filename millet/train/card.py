@@ -29,7 +29,8 @@ PLAIN = re.compile(r"[A-Za-z][\w./-]*")  # text that YAML takes for text without
 # Kind of stage -> what it makes or does; base: the model that it starts from.
 METHODS = {
     "worked": "solutions worked by a program",
-    "answers": "answers of {base} behind thoughts that were written to their questions",
+    "answers": "answers of {base} {place}",
+    "magpie": "questions that {base} asks itself, and its answers",
     "reject": "right replies of {base}, by rejection sampling",
     "distill": "replies of a teacher",
     "sft": "supervised fine-tuning of {base}",
@@ -322,7 +323,10 @@ def _made(base: str, lineage: Mapping[str, Any]) -> str:
 
 def _stage(stage: Mapping[str, Any]) -> str:
     configuration, ledger = stage["configuration"], stage["ledger"]
-    what = METHODS[configuration["kind"]].format(base=next(iter(stage["parents"]), "the base"))
+    base = next(iter(stage["parents"]), "the base")
+    alone = configuration.get("thoughts") is False
+    place = "to questions that were written" if alone else "behind thoughts that were written to their questions"
+    what = METHODS[configuration["kind"]].format(base=base, place=place)
     if conversations := stage.get("conversations"):
         counts = ", ".join(f"{task} {count:,}" for task, count in conversations.items())
         what += f": {sum(conversations.values()):,} conversations, {counts}"

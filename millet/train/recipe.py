@@ -37,6 +37,7 @@ KINDS = {
     "grpo": ("millet.train.grpo", "GrpoStage"),
     "reject": ("millet.train.reject", "RejectStage"),
     "answers": ("millet.train.answers", "AnswersStage"),
+    "magpie": ("millet.train.magpie", "MagpieStage"),
     "distill": ("millet.train.distill", "DistillStage"),
     "distill-logits": ("millet.train.distill_logits", "DistillLogitsStage"),
     "distill-on-policy": ("millet.train.distill_on_policy", "DistillOnPolicyStage"),

@@ -85,6 +85,14 @@ def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
     assert whole["stages"]["sft"]["ledger"]["tokens"] > 0
 
 
+def test_answers_without_thoughts_are_what_it_says_that_is_not_to_think(tmp_path: Path, speaker: Path) -> None:
+    recipe = write(tmp_path, speaker, stages=f"{ANSWERS}thoughts = false\n")
+    (tmp_path / "everyday.jsonl").write_text('{"question": "What is 3?"}\n')
+    train(read_recipe(recipe), tmp_path / "out", Heard())
+    (row,) = rows(tmp_path / "out")
+    assert row["messages"][1] == {"role": "assistant", "content": SAYS}
+
+
 def test_a_base_that_never_ends_is_refused(tmp_path: Path) -> None:
     model = toy_model(7)
     model.save(tmp_path / "toy")

@@ -286,6 +286,18 @@ def test_a_mistake_in_the_card_is_named(before: str, after: str, says: str, tmp_
     assert "card.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "settings", "line"), [
+    ("magpie", {}, "**said**: questions that base asks itself, and its answers: 5 conversations, said 5 (seed 7)."),
+    ("answers", {"data": "toy/everyday.jsonl", "thoughts": False},
+     "**said**: answers of base to questions that were written: 5 conversations, said 5 (seed 7)."),
+])  # fmt: skip
+def test_what_the_base_says_already(tmp_path: Path, kind: str, settings: dict[str, Any], line: str) -> None:
+    whole = lineage()
+    said = stage(kind, "base", ledger(0.1, 0.006), **settings)
+    whole["stages"] = {"said": {**said, "conversations": {"said": 5}}, **whole["stages"]}
+    assert line in card_of(tmp_path, lineage=whole)
+
+
 def test_every_kind_of_stage_can_be_told() -> None:
     assert set(METHODS) == set(recipe.KINDS)
 

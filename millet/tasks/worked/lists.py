@@ -38,7 +38,8 @@ def spell_backward(entry: Mapping[str, Any]) -> list[str]:
 
 
 def number_sorting(entry: Mapping[str, Any]) -> list[str]:
-    """Each number behind its tens, then the tens one after the other: so few are ever compared."""
+    """Each number put behind its tens, whatever else is there said once more, then the tens one after the other: so few
+    are ever compared, and none is lost that shares its tens with another."""
     numbers, direction = entry["metadata"]["original_numbers"], entry["metadata"]["direction"]
     down = direction == "descending"
     ordered = sorted(numbers, key=float, reverse=down)
@@ -46,12 +47,16 @@ def number_sorting(entry: Mapping[str, Any]) -> list[str]:
     walk = [f"{sign}{tens}" for sign in ("", "-") for tens in (range(9, -1, -1) if not sign else range(10))]
     if any(_tens(number) not in walk for number in numbers):
         raise Unworked("three digits before the point")
+    filed: list[str] = []
+    for at, number in enumerate(numbers):
+        here = [each for each in numbers[: at + 1] if _tens(each) == _tens(number)]
+        filed.append(f"{_tens(number)}:{','.join(sorted(here, key=float, reverse=down))}")
     steps = []
     for tens in walk if down else reversed(walk):
         found = [number for number in ordered if _tens(number) == tens]
         steps.append(f"{tens}:{','.join(found)}" if found else tens)
     return [
-        " ".join(f"{_tens(number)}:{number}" for number in numbers),
+        " ".join(filed),
         f"{direction}, from the {'largest down' if down else 'smallest up'}: {' '.join(steps)}",
     ]
 
