@@ -63,6 +63,7 @@ STAGES = {
     "reject": ASKING,
     "distill": f'teacher = "{TOY_START}"\n' + ASKING,
     "answers": 'data = "everyday.jsonl"\nbatch = 2\nmax_tokens = 24\n',
+    "magpie": "turns = 150\nturn_tokens = 120\nmax_tokens = 24\nbatch = 2\n",
     "worked": f'tasks = ["doubles.py"]\nlevels = [0, 1]\nproblems = {5 * BATCH}\n',
     "distill-logits": TEACHER + EXAMPLES,
     "distill-on-policy": TEACHER + ROLLOUTS.replace("replies = 4\n", "") + TRAINING,
