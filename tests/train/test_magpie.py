@@ -22,7 +22,7 @@ MAGPIE = '\n[[stage]]\nkind = "magpie"\nturns = 40\nturn_tokens = 24\nmax_tokens
 
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy that has learned to say one of a few things, whoever speaks, and to end."""
+    """A toy that has learned to say one thing, and to end."""
     folder = tmp_path_factory.mktemp("speaker")
     recipe = write_toy(folder, epochs=15, stages=STAGE.replace("512", "256"))
     said = ["How are you?", "I say so to you."]
