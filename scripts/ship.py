@@ -28,7 +28,7 @@ from millet.models.catalog import catalog
 from millet.models.checkpoint import write_json, write_safetensors, written_whole
 from millet.train.card import model_card, read_card
 from millet.train.checkpoint import weights_hash
-from millet.train.lineage import LINEAGE, read_lineage, write_lineage
+from millet.train.lineage import LINEAGE, RESTORED, read_lineage, write_lineage
 from millet.train.metrics import read_log
 from millet.train.stage import DATA, MODEL
 
@@ -106,7 +106,7 @@ def _lineage(run: Path) -> dict[str, Any]:
         if stage["artifact"] == DATA:
             lines = (folder / DATA).read_text(encoding="utf-8").split("\n")  # a text may have U+2028
             stage["conversations"] = dict(Counter(json.loads(line)["source"]["task"] for line in lines if line))
-        else:
+        elif RESTORED not in stage:  # or it knows them
             stage["steps"] = len(read_log(folder / "metrics.jsonl"))
     return lineage
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from millet.engine.engine import Engine
 from millet.errors import BadRequest
 from millet.models.load import load
+from millet.models.model import Model
 from millet.models.tokenizer import Tokenizer
 from millet.reasoning.assistant import Assistant
 from millet.reasoning.loop import LoopGuard, Patience
 from millet.reasoning.reply import Reply
 from millet.tasks.items import read_jsonl
 from millet.tasks.task import Grade, Problem
-from millet.train.batches import FOLDER
+from millet.train.batches import FOLDER, Batches
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap, sampler
+from millet.train.harvest import Harvest, collect, from_engine, kept, printable, questions, reap, sampler
 from millet.train.prompts import Prompts
 from millet.train.roles import Graded
 from millet.train.rollout import Rollouts
@@ -51,63 +52,68 @@ class Answering(Stage):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
 
-    def answer(self, prompts: Prompts, thoughts: Mapping[str, str], engine: Engine, context: Context) -> Outcome:
-        """Leaves data: each question, its thought if there are any, and what the engine's model says to it."""
-        model = engine.model
-        asked = questions([prompts], (0,), 0)  # all of them
+    def answering(self, engine: Engine) -> Rollouts:
+        """Says what the engine's model says at once."""
+        return Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
+
+    def outcome(self, batches: Batches, asked: int, model: Model, context: Context) -> Outcome:
+        """Data of all batches. asked: how many questions they are of. Raises BadRequest where there is none."""
         out = context.folder / DATA
-        select = Behind(thoughts, model.tokenizer)
-        harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
-        rollouts = Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
-        reap(harvest, from_engine(rollouts, 1, context.seed), self.name, context, model)
-        count, ledger = harvest.collect(out)
+        count, ledger = collect(batches, out)
         if not count:
             raise BadRequest(
                 f"{model.name} ended none of its answers within {self.max_tokens} tokens without repeating itself; "
                 "raise max_tokens, or take another base"
             )
-        context.progress.say(f"{self.name}: kept {count:,} answers to {len(asked):,} questions")
+        context.progress.say(f"{self.name}: kept {count:,} answers to {asked:,} questions")
         return Outcome(out, file_hash(out), ledger)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersStage(Answering):
-    """data: JSON lines with `question` and `reasoning`, beside the recipe. thoughts: put them before the answers; else
-    these are what a model says that is not to think, and the file needs questions alone."""
+    """data: JSON lines with `question` and `reasoning`, beside the recipe. thoughts: "on" puts them before the answers;
+    "off" leaves these alone, as a model gives them that is not to think, and the file needs questions alone; "both"
+    leaves each answer both ways."""
 
     data: str
-    thoughts: bool = True
+    thoughts: Literal["on", "off", "both"] = "on"
 
     def sources(self) -> tuple[str, ...]:
         return (self.data,)
 
     def run(self, context: Context) -> Outcome:
         path = context.path(self.data)
-        thoughts = read_thoughts(path) if self.thoughts else {}
-        prompts = Prompts(self.data, path)
+        thoughts = {} if self.thoughts == "off" else read_thoughts(path)
+        asked = questions([Prompts(self.data, path)], (0,), 0)  # all of them
         model = load(context.base, device=context.device)
+        select = Behind(thoughts, model.tokenizer, alone=self.thoughts != "on")
+        harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
         with sampler(model, self.cache_tokens, context.progress) as engine:
-            return self.answer(prompts, thoughts, engine, context)
+            reap(harvest, from_engine(self.answering(engine), 1, context.seed), self.name, context, model)
+        return self.outcome(harvest.batches, len(asked), model, context)
 
 
 class Behind:
-    """Puts an answer behind the thought for its question, where there are thoughts, unless it is none to learn from."""
+    """Puts an answer behind the thought for its question, where there are thoughts, and leaves it alone where it is
+    wanted so; unless it is none to learn from."""
 
-    def __init__(self, thoughts: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        self._thoughts, self._tokenizer = thoughts, tokenizer
+    def __init__(self, thoughts: Mapping[str, str], tokenizer: Tokenizer, alone: bool) -> None:
+        self._thoughts, self._tokenizer, self._alone = thoughts, tokenizer, alone
 
     def __call__(
         self, problem: Problem, source: Mapping[str, Any], replies: list[Reply], grades: list[Grade]
     ) -> Iterable[dict[str, Any]]:
         good = [
-            replace(reply, reasoning=self._thoughts[problem.prompt] if self._thoughts else "")
+            reply
             for reply in replies
             if reply.finish_reason == "stop"
             and reply.content.strip()
             and printable(reply.content)
             and not repeats(self._tokenizer.encode_plain(reply.content))
         ]
-        return kept(problem, source, good, 1)
+        forms = [self._thoughts[problem.prompt]] if self._thoughts else []
+        for thought in forms + [""] * self._alone:
+            yield from kept(problem, source, [replace(reply, reasoning=thought) for reply in good], 1)
 
 
 def repeats(ids: Sequence[int]) -> bool:

@@ -29,7 +29,7 @@ from millet.tasks.find import find_task, task_file
 from millet.train import devices
 from millet.train.checkpoint import CHECKPOINTS, file_hash, write_atomically
 from millet.train.ledger import Ledger
-from millet.train.lineage import check_same, origin, read_lineage, write_lineage
+from millet.train.lineage import RESTORED, check_same, origin, read_lineage, write_lineage
 from millet.train.progress import Progress
 from millet.train.recipe import Recipe, configuration
 from millet.train.report import write_report
@@ -169,15 +169,20 @@ def _keep(recipe: Recipe, out: Path) -> None:
 def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What decides the stage, and its lineage where it has been run already."""
     folder = context.folder
-    parents = {name: _place(context.model(name)) for name in stage.parents(start)}
-    data = {name: context.path(name) for name in stage.sources()}
-    tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
-    data |= {name: path for name, path in tasks.items() if path is not None}
+    finished = read_lineage(folder)
+    before = finished or _begun(folder)
+    if finished is not None and RESTORED in finished:
+        data, parents = dict[str, Path](), dict[str, Path]()
+        before = finished | {"data": {}, "parents": {}}
+    else:
+        parents = {name: _place(context.model(name)) for name in stage.parents(start)}
+        data = {name: context.path(name) for name in stage.sources()}
+        tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
+        data |= {name: path for name, path in tasks.items() if path is not None}
     now = {"stage": stage.name, **origin(configuration(stage), context.seed, data, parents)}
-    before = read_lineage(folder) or _begun(folder)
     if before is not None and (changed := check_same(before, now, folder)):
         context.progress.say(changed)
-    if (finished := read_lineage(folder)) is not None:
+    if finished is not None:
         context.progress.say(f"{stage.name} is done already, in {folder}")
     if before is None:
         write_atomically(folder / "origin.json", json.dumps(now, indent=2, ensure_ascii=False) + "\n")

@@ -19,7 +19,7 @@ from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem
 from millet.train.batches import FOLDER
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Asked, Harvest, from_engine, kept, printable, questions, reap, sampler
+from millet.train.harvest import Asked, Harvest, collect, from_engine, kept, printable, questions, reap, sampler
 from millet.train.prompts import Prompts
 from millet.train.remote import Asking, Remote, check_url, is_url
 from millet.train.rollout import Rollouts
@@ -89,7 +89,7 @@ class DistillStage(Stage):
         with Graders() as graders:
             harvest = Harvest(asked, size, graders.grade, self.select, context.seed, context.folder / FOLDER)
             self._ask(harvest, context)
-        count, ledger = harvest.collect(out)
+        count, ledger = collect(harvest.batches, out)
         if not count:
             none = f"none of the replies of {self.teacher} was {'whole and right' if self.only_right else 'whole'}"
             advice = (

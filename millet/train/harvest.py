@@ -98,26 +98,9 @@ class Harvest:
         watch = Stopwatch(gpu=model is not None and model.device.type == "cuda")
         for number, replies in answers(to_do()):
             kept, measured = self._judge(self._asked[number], problems.pop(number), replies)
-            cost = watch.lap()
-            cost.sampled_tokens = sum(reply.usage.completion_tokens for group in replies for reply in group)
-            cost.flops = arithmetic.flops(tokens=0, sampled=cost.sampled_tokens)
-            speed = {
-                "sampled_tokens": cost.sampled_tokens,
-                "tokens_per_second": cost.sampled_tokens / cost.wall_seconds,
-            }
+            sampled = sum(reply.usage.completion_tokens for group in replies for reply in group)
+            cost, speed = spent(watch, sampled, arithmetic)
             yield self.batches.write(number, kept, {**measured, **speed}, cost)
-
-    def collect(self, out: Path) -> tuple[int, Ledger]:
-        """Put together what was kept, hard questions first. How many replies these are, and what all has cost."""
-        batches = self.batches.read()
-        kept = [each for batch in batches for each in batch.conversations]
-        unique = list({_said(each): each for each in reversed(kept)}.values())[::-1]
-        unique.sort(key=lambda each: each["source"].get("pass_rate", 1.0))  # stable: equals stay in order
-        write_atomically(out, lines(unique))
-        ledger = Ledger()
-        for batch in batches:
-            ledger.add(Ledger.of(batch.record["cost"]))
-        return len(unique), ledger
 
     def faults(self) -> str:
         """What a person should know of graders that failed; "" where none did."""
@@ -148,6 +131,26 @@ class Harvest:
         if real:
             measured |= {"right": sum(grade.passed for grade in real) / len(real), **ungraded.measure(real)}
         return records, measured
+
+
+def spent(watch: Stopwatch, sampled: int, arithmetic: Arithmetic) -> tuple[Ledger, dict[str, float]]:
+    """What so many sampled tokens have cost since the last lap, and what there is to tell of it."""
+    cost = watch.lap()
+    cost.sampled_tokens, cost.flops = sampled, arithmetic.flops(tokens=0, sampled=sampled)
+    return cost, {"sampled_tokens": sampled, "tokens_per_second": sampled / cost.wall_seconds}
+
+
+def collect(batches: Batches, out: Path) -> tuple[int, Ledger]:
+    """Put together what was kept, hard questions first. How many replies these are, and what all has cost."""
+    found = batches.read()
+    kept = [each for batch in found for each in batch.conversations]
+    unique = list({_said(each): each for each in reversed(kept)}.values())[::-1]
+    unique.sort(key=lambda each: each["source"].get("pass_rate", 1.0))  # stable: equals stay in order
+    write_atomically(out, lines(unique))
+    ledger = Ledger()
+    for batch in found:
+        ledger.add(Ledger.of(batch.record["cost"]))
+    return len(unique), ledger
 
 
 def sampler(model: Model, cache_tokens: int, progress: Progress) -> Engine:

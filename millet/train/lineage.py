@@ -19,6 +19,7 @@ from millet.train import devices
 from millet.train.checkpoint import file_hash, write_atomically
 
 LINEAGE = "lineage.json"
+RESTORED = "restored"  # in the lineage of a stage that shipped (scripts/restore.py): what it was made of is not here
 
 
 def origin(
@@ -48,8 +49,15 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
 
     Raises MilletError that names what differs.
     """
-    for part, name in (("configuration", "recipe"), ("seed", "seed"), ("data", "data"), ("parents", "base model")):
-        if before[part] != now[part]:
+    told = {"configuration_sha256": "configuration"}  # what has shipped tells no places, so there hashes alone agree
+    for key, name in (
+        ("configuration_sha256", "recipe"),
+        ("seed", "seed"),
+        ("data", "data"),
+        ("parents", "base model"),
+    ):
+        if before[key] != now[key]:
+            part = told.get(key, key)
             what = _difference(before[part], now[part])
             raise MilletError(
                 f"{folder} has a run whose {name} was another one{what}; choose a new --out, or restore what it was"

@@ -20,7 +20,7 @@ from millet.tasks.grading import Graders
 from millet.tasks.task import Grade, Problem
 from millet.train.batches import FOLDER
 from millet.train.checkpoint import file_hash
-from millet.train.harvest import Harvest, from_engine, kept, printable, questions, reap, sampler
+from millet.train.harvest import Harvest, collect, from_engine, kept, printable, questions, reap, sampler
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.rollout import Rollouts
 from millet.train.stage import DATA, Context, Outcome, Stage
@@ -84,7 +84,7 @@ class RejectStage(Stage, RejectSettings):
             with Graders() as graders:
                 harvest = Harvest(asked, self.batch, graders.grade, self.select, context.seed, context.folder / FOLDER)
                 reap(harvest, answers, self.name, context, model)
-        count, ledger = harvest.collect(out)
+        count, ledger = collect(harvest.batches, out)
         if not count:
             none = f"none of the replies of stage {self.name} was right and readable"
             advice = "ask easier levels (`millet task band` finds them), or train the base first"

@@ -86,11 +86,20 @@ def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
 
 
 def test_answers_without_thoughts_are_what_it_says_that_is_not_to_think(tmp_path: Path, speaker: Path) -> None:
-    recipe = write(tmp_path, speaker, stages=f"{ANSWERS}thoughts = false\n")
+    recipe = write(tmp_path, speaker, stages=f"{ANSWERS}thoughts = 'off'\n")
     (tmp_path / "everyday.jsonl").write_text('{"question": "What is 3?"}\n')
     train(read_recipe(recipe), tmp_path / "out", Heard())
     (row,) = rows(tmp_path / "out")
     assert row["messages"][1] == {"role": "assistant", "content": SAYS}
+
+
+def test_answers_both_ways(tmp_path: Path, speaker: Path) -> None:
+    recipe = write(tmp_path, speaker, count=3, stages=f"{ANSWERS}thoughts = 'both'\n")
+    train(read_recipe(recipe), tmp_path / "out", Heard())
+    found = [(row["messages"][0]["content"], row["messages"][1].get("reasoning")) for row in rows(tmp_path / "out")]
+    assert sorted(found, key=str) == sorted(
+        ((f"What is {n}?", thought) for n in range(3) for thought in (None, f"They ask about {n}.")), key=str
+    )
 
 
 def test_a_base_that_never_ends_is_refused(tmp_path: Path) -> None:
@@ -122,7 +131,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, speaker: Path, mon
 ])  # fmt: skip
 def test_what_is_kept(changes: dict[str, Any], good: bool) -> None:
     reply = replace(Reply("", "I am fine, and you?", "stop", Usage()), **changes)
-    behind = Behind({"How are you?": "A greeting."}, toy_model(0).tokenizer)
+    behind = Behind({"How are you?": "A greeting."}, toy_model(0).tokenizer, alone=False)
     found = list(behind(Problem("How are you?", ""), {"index": 4}, [reply], [Grade(1.0)]))
     assert [row["messages"][1]["reasoning"] for row in found] == ["A greeting."] * good
     assert all(row["source"] == {"index": 4, "tokens": 0} for row in found)

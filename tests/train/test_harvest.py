@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from millet.reasoning.reply import Reply, Usage
-from millet.train.harvest import Asked, Harvest, from_engine, kept
+from millet.train.harvest import Asked, Harvest, collect, from_engine, kept
 from millet.train.prompts import Prompts
 from millet.train.rollout import Group, Sample
 
@@ -27,7 +27,7 @@ def test_other_line_separators_may_stand_in_a_reply(tmp_path: Path) -> None:
     reply = Reply("", SAID, "stop", Usage(1, 3, 0))
     costs = list(harvest.run(lambda batches: ((number, [[reply]]) for number, _ in batches)))
     assert len(costs) == 1
-    assert harvest.collect(tmp_path / "data.jsonl")[0] == 1
+    assert collect(harvest.batches, tmp_path / "data.jsonl")[0] == 1
     with (tmp_path / "data.jsonl").open(encoding="utf-8") as file:
         (found,) = map(json.loads, file)
     assert found["messages"][1]["content"] == SAID

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import millet
 from millet.errors import BadRequest
 from millet.reasoning.assistant import Assistant
 from millet.train.chain import train
+from millet.train.lineage import read_lineage
 from millet.train.magpie import MagpieStage, user_opening
+from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
 from tests.reasoning.toys import toy_model
 from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
@@ -49,16 +52,22 @@ def test_it_answers_what_it_asks(tmp_path: Path, speaker: Path) -> None:
     heard = Heard()
     train(read_recipe(write(tmp_path, speaker)), tmp_path / "out", heard)
     folder = tmp_path / "out" / "1-magpie"
-    asked = [json.loads(line)["question"] for line in (folder / "questions.jsonl").read_text().splitlines()]
-    assert len(asked) == len(set(asked)) > 0
-    rows = [json.loads(line)["messages"] for line in (folder / "data.jsonl").read_text().splitlines()]
-    assert 0 < len(rows) <= len(asked)
+    records = read_log(folder / "metrics.jsonl")
+    assert len(records) == 10, "40 turns, 4 together"
+    asked = sum(record["asked"] for record in records)
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    assert 0 < len(rows) <= asked <= 40
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows), "none twice"
+    assert len({row["source"]["index"] for row in rows}) == len(rows), "each of a turn of its own"
     with Assistant(speaker) as base:
-        for question, answer in rows:
-            assert question["content"] in asked
+        for question, answer in (row["messages"] for row in rows):
             said = base.chat([question], think="off", temperature=0.0, max_tokens=24)
             assert answer == {"role": "assistant", "content": said.content}
-    assert heard.lines[-1] == f"magpie: kept {len(rows)} answers to {len(asked)} questions"
+    assert heard.lines[-1] == f"magpie: kept {len(rows)} answers to {asked} questions"
+    ledger = read_lineage(folder)["ledger"]  # type: ignore[index]
+    answered = sum(row["source"]["tokens"] for row in rows)
+    assert ledger["sampled_tokens"] > answered + 2 * len(rows), "the questions are counted as well"
+    assert ledger["flops"] == 2 * millet.load(speaker).config.num_parameters * ledger["sampled_tokens"]
 
 
 def test_the_same_seed_asks_the_same(tmp_path: Path, speaker: Path) -> None:

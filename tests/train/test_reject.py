@@ -14,7 +14,7 @@ import pytest
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Answered, Grade, Problem
-from millet.train.harvest import Harvest, from_engine, questions
+from millet.train.harvest import Harvest, collect, from_engine, questions
 from millet.train.ledger import Ledger
 from millet.train.reject import RejectSettings, readable
 from millet.train.roles import Graded
@@ -76,7 +76,7 @@ def harvest(folder: Path, **settings: Any) -> tuple[Harvest, RejectSettings]:
 def run(folder: Path, rollouts: Scripted, out: Path, **settings: Any) -> tuple[int, Ledger, list[dict[str, Any]]]:
     some, chosen = harvest(folder, **settings)
     made = list(some.run(from_engine(rollouts, chosen.replies, 5)))  # type: ignore[arg-type]
-    return *some.collect(out), [batch.record for batch in made]
+    return *collect(some.batches, out), [batch.record for batch in made]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from millet.train.lora import LoraConfig
 from millet.train.recipe import read_recipe
 from millet.train.trainee import Trainee
 from scripts import ship as module
+from scripts.restore import restore
 from scripts.ship import in_fp16, ship, without_places
 from tests.evaluate.toys import evaluation, solved
 from tests.models.adapted import BASE, NAME, add_adapter, catalog_of
@@ -179,6 +180,38 @@ def test_the_catalog_takes_it(place: Path) -> None:
     finally:
         (place / "models.toml").write_text(before)
         catalog.cache_clear()
+
+
+def test_a_run_whose_folder_is_gone_goes_on_from_what_shipped(place: Path, tmp_path: Path) -> None:
+    shipped(place, tmp_path / "toy")
+    said = restore(tmp_path / "toy", tmp_path / "run")
+    assert said == f"{tmp_path / 'run'}: sft; `millet train` goes on from sft"
+    more = RECIPE.split("[[stage]]")[2].replace('base = "{base}"\n', 'name = "more"\n')
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text((RECIPE + "[[stage]]" + more).format(base=BASE, data=place / "sums.jsonl"))
+    heard = Heard()
+    whole = train(read_recipe(recipe), tmp_path / "run", heard)
+    assert [name for name, _, _ in heard.begun] == ["worked", "more"]
+    before = json.loads((place / "run" / "lineage.json").read_text())["stages"]
+    for part in ("sha256", "ledger", "data", "parents", "configuration_sha256"):
+        assert whole["stages"]["sft"][part] == without_places(before["sft"])[part]
+    assert whole["stages"]["worked"]["sha256"] == before["worked"]["sha256"]
+    (tmp_path / "eval.json").write_text(json.dumps(evaluated(load(tmp_path / "run/3-more/model"))))
+    shipped(place, tmp_path / "again", run=tmp_path / "run", evaluations=[tmp_path / "eval.json"])
+    lineage = json.loads((tmp_path / "again" / "lineage.json").read_text())
+    assert lineage["stages"]["sft"]["steps"] == len((place / "run/2-sft/metrics.jsonl").read_text().splitlines())
+    recipe.write_text(recipe.read_text().replace("3e-2", "2e-2"))
+    with pytest.raises(MilletError, match="2-sft has a run whose recipe was another one"):
+        train(read_recipe(recipe), tmp_path / "run", Heard())
+
+
+def test_what_cannot_be_restored_is_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="has no lineage of a whole recipe"):
+        restore(place / "run/2-sft/model", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    shipped(place, tmp_path / "toy")
+    with pytest.raises(BadRequest, match="is there already"):
+        restore(tmp_path / "toy", tmp_path)
 
 
 def test_peft_reads_it(place: Path, tmp_path: Path) -> None:
