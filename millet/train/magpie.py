@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from millet.engine.engine import Engine
 from millet.engine.sampling import Sampling
@@ -72,7 +73,7 @@ class MagpieStage(Answering):
             turns = range(number * self.batch, min((number + 1) * self.batch, self.turns))
             questions, sampled = self._ask(engine, {turn: seeds[turn] for turn in turns})
             groups = rollouts.sample(list(questions), 1, [seeds[turn] for turn in questions.values()])
-            kept = []
+            kept: list[dict[str, Any]] = []
             for (question, turn), group in zip(questions.items(), groups, strict=True):
                 replies = [sample.reply for sample in group.samples]
                 sampled += sum(reply.usage.completion_tokens for reply in replies)
