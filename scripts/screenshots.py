@@ -28,7 +28,7 @@ from tests.web.conftest import CHROMIUM, FLAGS, PATIENCE, prefer
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 LARGEST = 60_000  # bytes of a picture
-MODEL = "smollm2-135m"
+MODEL = "millet-135m"
 DESKTOP = {"width": 1120, "height": 780}
 TALL = {"width": 1120, "height": 860}
 LOW = {"width": 1120, "height": 620}
@@ -145,11 +145,11 @@ def take(page: Any, name: str) -> None:
 
 def chat(context: Any, url: str) -> None:
     page = context.new_page()
-    for question in ("Name a fruit that is yellow.", "What is 15 + 8?", "How long is a marathon?"):
+    for question in ("Name a fruit that is yellow.", "Sort 31, 7, 64.", "What is the capital of France?"):
         ask(page, url, question)
-    ask(page, url, "Explain why the sky is blue, in three sentences.")
+    ask(page, url, "What is 37 + 58 - 12?")
     open_thought(page)
-    page.locator(".composer textarea").fill("Thank you! Which planet is the largest?")
+    page.locator(".composer textarea").fill("Spell lemon backwards.")
     send(page)
     take(page, "chat")
     page.close()
