@@ -46,6 +46,8 @@ const htmlOf = (text: string) => shown(text).innerHTML.replaceAll(' dir="auto"',
 test.each([
   ["# A *b*", '<h3 class="md-h1">A <em>b</em></h3>'],
   ["a **b** ~~c~~ ~d~ `e`", '<p>a <strong>b</strong> <del>c</del> ~d~ <code dir="ltr">e</code></p>'],
+  ["7*8=56, 56*9 and (1+2)*3*(4-1)", "<p>7*8=56, 56*9 and (1+2)*3*(4-1)</p>"],
+  ["a*b*c 2*b*3 4**5**6", "<p>a<em>b</em>c 2<em>b</em>3 4<strong>5</strong>6</p>"],
   ["a <b>b</b> &amp;<br>c", "<p>a &lt;b&gt;b&lt;/b&gt; &amp;<br>c</p>"],
   ["    indented", "<p>indented</p>"],
   ["- a\n- b\n\nc", "<ul><li>a</li><li>b</li></ul><p>c</p>"],

@@ -5,11 +5,13 @@ import { fromMarkdown } from "mdast-util-from-markdown";
 import { gfmFromMarkdown } from "mdast-util-gfm";
 import { gfm } from "micromark-extension-gfm";
 import { mathFromMarkdown, mathSyntax } from "./mathSyntax";
+import { timesSyntax } from "./timesSyntax";
 
 const options = {
   extensions: [
     gfm({ singleTilde: false }),
     mathSyntax,
+    timesSyntax,
     // HTML stays text, and what models indent is never code (they fence it).
     { disable: { null: ["htmlFlow", "htmlText", "codeIndented", "gfmFootnoteCall", "gfmFootnoteDefinition"] } },
   ],
