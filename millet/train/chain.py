@@ -78,7 +78,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
             )
             lineages[stage.name] = _run(recipe, stage, start, context)
             done[stage.name] = folder
-            if (folder / MODEL).exists():
+            if lineages[stage.name]["artifact"] == MODEL:
                 base = stage.name
         devices.from_first(lambda: _keep(recipe, out))
         whole = {"recipe_sha256": file_hash(recipe.path), "stages": lineages, "ledger": _total(recipe, lineages)}
@@ -175,7 +175,7 @@ def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], 
         data, parents = dict[str, Path](), dict[str, Path]()
         before = finished | {"data": {}, "parents": {}}
     else:
-        parents = {name: _place(context.model(name)) for name in stage.parents(start)}
+        parents = {name: _parent(name, stage, context) for name in stage.parents(start)}
         data = {name: context.path(name) for name in stage.sources()}
         tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
         data |= {name: path for name, path in tasks.items() if path is not None}
@@ -207,6 +207,17 @@ def _report(now: Mapping[str, Any], recipe: Recipe, context: Context) -> None:
 def _begun(folder: Path) -> dict[str, Any] | None:
     path = folder / "origin.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _parent(name: str, stage: Stage, context: Context) -> Path:
+    """Where the model is that a recipe calls so. Raises MilletError where the stage that made it has been restored."""
+    place = context.model(name)
+    if name in context.stages and not Path(place).exists():
+        raise MilletError(
+            f"stage {stage.name} starts from {name}, whose model is not in {context.folder.parent}; run the recipe in "
+            "another --out from its first stage on, or name a later base"
+        )
+    return _place(place)
 
 
 def _place(base: str) -> Path:

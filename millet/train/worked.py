@@ -50,6 +50,9 @@ class WorkedStage(Stage):
         if not self.tasks or not self.levels:
             raise BadRequest("tasks and levels must name at least one each")
 
+    def parents(self, base: str) -> tuple[str, ...]:
+        return ()  # no model has a part in it
+
     def run(self, context: Context) -> Outcome:
         parts = [(name, _workable(name, context), level) for name in self.tasks for level in self.levels]
         batches = Batches(context.folder / FOLDER, len(parts) * self._batches)

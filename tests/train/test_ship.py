@@ -186,23 +186,36 @@ def test_a_run_whose_folder_is_gone_goes_on_from_what_shipped(place: Path, tmp_p
     shipped(place, tmp_path / "toy")
     said = restore(tmp_path / "toy", tmp_path / "run")
     assert said == f"{tmp_path / 'run'}: sft; `millet train` goes on from sft"
-    more = RECIPE.split("[[stage]]")[2].replace('base = "{base}"\n', 'name = "more"\n')
+    _, worked, sft = RECIPE.split("[[stage]]")
+    again = worked.replace("problems", 'name = "again"\nproblems')
+    more = sft.replace('base = "{base}"\n', 'name = "more"\n').replace("stage:worked", "stage:again")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text((RECIPE + "[[stage]]" + more).format(base=BASE, data=place / "sums.jsonl"))
+    longer = "[[stage]]".join((RECIPE, again, more))
+    recipe.write_text(longer.format(base=BASE, data=place / "sums.jsonl"))
     heard = Heard()
     whole = train(read_recipe(recipe), tmp_path / "run", heard)
-    assert [name for name, _, _ in heard.begun] == ["worked", "more"]
+    assert [name for name, _, _ in heard.begun] == ["worked", "again", "more"]
     before = json.loads((place / "run" / "lineage.json").read_text())["stages"]
     for part in ("sha256", "ledger", "data", "parents", "configuration_sha256"):
         assert whole["stages"]["sft"][part] == without_places(before["sft"])[part]
     assert whole["stages"]["worked"]["sha256"] == before["worked"]["sha256"]
-    (tmp_path / "eval.json").write_text(json.dumps(evaluated(load(tmp_path / "run/3-more/model"))))
+    (tmp_path / "eval.json").write_text(json.dumps(evaluated(load(tmp_path / "run/4-more/model"))))
     shipped(place, tmp_path / "again", run=tmp_path / "run", evaluations=[tmp_path / "eval.json"])
     lineage = json.loads((tmp_path / "again" / "lineage.json").read_text())
     assert lineage["stages"]["sft"]["steps"] == len((place / "run/2-sft/metrics.jsonl").read_text().splitlines())
-    recipe.write_text(recipe.read_text().replace("3e-2", "2e-2"))
+    restore(tmp_path / "again", tmp_path / "third")
+    third = "[[stage]]".join((longer, more.replace("more", "third"))).format(base=BASE, data=place / "sums.jsonl")
+    recipe.write_text(third)
+    heard = Heard()
+    train(read_recipe(recipe), tmp_path / "third", heard)
+    assert [name for name, _, _ in heard.begun] == ["worked", "again", "third"]
+    recipe.write_text(third.replace('name = "third"', 'name = "third"\nbase = "sft"'))
+    restore(tmp_path / "again", tmp_path / "fourth")
+    with pytest.raises(MilletError, match="stage third starts from sft, whose model is not in"):
+        train(read_recipe(recipe), tmp_path / "fourth", Heard())
+    recipe.write_text(third.replace("3e-2", "2e-2"))
     with pytest.raises(MilletError, match="2-sft has a run whose recipe was another one"):
-        train(read_recipe(recipe), tmp_path / "run", Heard())
+        train(read_recipe(recipe), tmp_path / "third", Heard())
 
 
 def test_what_cannot_be_restored_is_refused(place: Path, tmp_path: Path) -> None:
