@@ -64,7 +64,8 @@ def test_another_browser_agrees_too(site: Site, browser: Any, page: Any) -> None
 @contextmanager
 def served(database: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`millet serve` in a process of its own, and its port."""
-    words = ["serve", "--no-browser", "--port", str(port), "--database", f"sqlite:///{database}"]
+    model = ["--model", "smollm2-135m"]  # writes at length
+    words = ["serve", "--no-browser", "--port", str(port), "--database", f"sqlite:///{database}", *model]
     environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "millet.cli.main", *words], stderr=subprocess.PIPE, text=True, env=environment
