@@ -70,7 +70,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """The default model's GGUF file: MILLET_TEST_SMOLLM2, or where it was pulled to, or pulled now if it can be."""
+    """SmolLM2's GGUF file: MILLET_TEST_SMOLLM2, or where it was pulled to, or pulled now if it can be."""
     if given := os.environ.get("MILLET_TEST_SMOLLM2"):
         return Path(given)
     from millet.errors import MilletError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-LONG = "Write an essay of 2000 words about the history of bread."  # the default model's likeliest reply is as long
+LONG = "Write an essay of 2000 words about the history of bread."  # the likeliest reply of SmolLM2 is as long
 
 
 @dataclass

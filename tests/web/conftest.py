@@ -1,4 +1,4 @@
-"""The web app in Debian's Chromium, in front of a real server: the default model, and a backend that says what a test
+"""The web app in Debian's Chromium, in front of a real server: SmolLM2, and a backend that says what a test
 tells it to.
 
 What a machine lacks, Chromium, Playwright or the built app, skips these tests with its reason; with
@@ -71,7 +71,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def real(smollm2_path: Path) -> Iterator[Site]:
-    """A server of the default model, and of the scripted one. All tests share its conversations."""
+    """A server of SmolLM2, and of the scripted one. All tests share its conversations."""
     scripted = FakeBackend()
     assistant = Assistant(Engine(load(smollm2_path)))
     backends = {"smollm2-135m": Embedded.of(assistant, "smollm2-135m"), "scripted": scripted}

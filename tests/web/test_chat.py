@@ -1,4 +1,4 @@
-"""The web app with the default model: everything a person does with it."""
+"""The web app with SmolLM2: everything a person does with it."""
 
 from __future__ import annotations
 
