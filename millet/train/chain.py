@@ -179,7 +179,8 @@ def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], 
         data = {name: context.path(name) for name in stage.sources()}
         tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
         data |= {name: path for name, path in tasks.items() if path is not None}
-    now = {"stage": stage.name, **origin(configuration(stage), context.seed, data, parents)}
+    settings = configuration(stage, before and before["configuration"])
+    now = {"stage": stage.name, **origin(settings, context.seed, data, parents)}
     if before is not None and (changed := check_same(before, now, folder)):
         context.progress.say(changed)
     if finished is not None:

@@ -85,16 +85,19 @@ class Renderer:
         """See whether there is a thought in them, before the first is rendered."""
         self.teaches_thinking |= not self._think.own and any(map(_has_thought, messages))
 
-    def examples(self, messages: Sequence[Mapping[str, Any]]) -> list[Example]:
+    def examples(
+        self, messages: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Example]:
         """One sequence, where the template shows earlier replies as they were written; else one for each reply.
 
-        Raises BadRequest for messages that cannot be rendered, and where there is no reply.
+        before: what was said in the same chat already; nothing of it is learned. Raises BadRequest for messages that
+        cannot be rendered, and where there is no reply.
         """
         found: list[tuple[list[int], list[bool]]] = []
         for index, message in enumerate(messages):
             if not isinstance(message, Mapping) or message.get("role") != "assistant":
                 continue
-            prompt, reply = self._turn(messages[:index], message)
+            prompt, reply = self._turn([*before, *messages[:index]], message)
             learned = [False] * len(prompt)
             if found and prompt[: len(found[-1][0])] == found[-1][0]:
                 earlier = found.pop()[1]
@@ -158,18 +161,35 @@ def thinking_template(template: ChatTemplate) -> ChatTemplate:
     )
 
 
-def render_files(paths: Sequence[Path], renderer: Renderer) -> list[Example]:
-    """Every conversation of some files. Raises BadRequest that names file and line."""
+def render_files(paths: Sequence[Path], renderer: Renderer, following: float = 0.0, seed: int = 0) -> list[Example]:
+    """Every conversation of some files. following: share of them that come behind another one of all of these, as
+    somebody goes on to ask something else in the same chat. Raises BadRequest that names file and line."""
     chats = [(path, number, messages) for path in paths for number, messages in read_chats(path)]
     for _, _, messages in chats:
         renderer.look(messages)
+    draw = random.Random(f"following {seed}")
+    if following:
+        draw.shuffle(chats)
     examples: list[Example] = []
+    before: list[dict[str, Any]] = []
     for path, number, messages in chats:
+        if not _can_follow(before, messages) or draw.random() >= following:
+            before = []
         try:
-            examples += renderer.examples(messages)
+            examples += renderer.examples(messages, before)
         except BadRequest as error:
             raise BadRequest(f"{path} line {number}: {error}") from error
+        before = [*before, *messages]
     return examples
+
+
+def _can_follow(before: Sequence[object], messages: Sequence[object]) -> bool:
+    """Whether a chat goes on so: a reply, then a user. A system message is the first of a chat."""
+    return bool(before) and _role(before[-1]) == "assistant" and _role(messages[0]) == "user"
+
+
+def _role(message: object) -> Any:
+    return message.get("role") if isinstance(message, Mapping) else None
 
 
 class Packing:

@@ -84,9 +84,13 @@ def read_recipe(path: str | Path) -> Recipe:
         raise BadRequest(f"{path}: {error}") from error
 
 
-def configuration(stage: Stage) -> dict[str, Any]:
-    """A stage as plain data, with its kind, as lineage and reports show it."""
+def configuration(stage: Stage, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A stage as plain data, with its kind, as lineage and reports show it. before: the same of an earlier version of
+    Millet, which may not have had all keys; those that are as by default are left out then, as they change nothing."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(stage)))
+    if before is not None:
+        defaults = {each.name: each.default for each in fields(stage)}
+        plain = {key: value for key, value in plain.items() if key in before or value != defaults[key]}
     return {"kind": kind_of(stage), **plain}
 
 

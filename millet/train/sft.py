@@ -28,6 +28,8 @@ class SftStage(TrainingStage):
 
     epochs: times that each conversation is seen. batch_tokens: of a step. micro_tokens: that go through the model at
     once, which is what memory depends on; no conversation may be longer. drop_longer: leave those out that are.
+    following: share of the conversations, below 1, that come behind another one in the same chat, so that the model
+    learns to answer what it is asked now; what comes before is read and not learned, without thoughts as in any chat.
     """
 
     data: tuple[str, ...]
@@ -35,6 +37,7 @@ class SftStage(TrainingStage):
     batch_tokens: int = 8192
     micro_tokens: int = 2048
     drop_longer: bool = False
+    following: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +46,8 @@ class SftStage(TrainingStage):
         for name in ("epochs", "batch_tokens", "micro_tokens"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.following < 1:
+            raise BadRequest(f"following is {self.following}; it must be from 0 to below 1")
         if self.batch_tokens % self.micro_tokens:
             raise BadRequest(
                 f"batch_tokens is {self.batch_tokens} and micro_tokens {self.micro_tokens}; the first must be a "
@@ -63,7 +68,7 @@ class SftStage(TrainingStage):
         A model that the data teaches to think says so from now on. Raises BadRequest for what cannot be learned from.
         """
         renderer = Renderer(model)
-        rendered = render_files([context.path(name) for name in self.data], renderer)
+        rendered = render_files([context.path(name) for name in self.data], renderer, self.following, context.seed)
         if renderer.teaches_thinking and model.template is not None:
             model.template = thinking_template(model.template)
             model.tokenizer.config.pop("chat_template", None)  # where it may be kept too, as it was

@@ -21,7 +21,7 @@ from millet.serve.errors import ApiError
 from millet.serve.store.database import Database
 from tests.serve.fakes import FakeBackend, finish, running, spoken
 
-CONFIG = ServeConfig(port=0, keep_alive=0.05)
+CONFIG = ServeConfig(port=0, keep_alive=60.0)  # longer than any test: a sign of life comes with status 200
 ASK = {"model": "m", "messages": [{"role": "user", "content": "What is 15 + 8?"}]}
 
 
@@ -247,7 +247,7 @@ def test_a_message_that_breaks_before_its_first_token_has_anthropics_status() ->
 
 def test_silence_is_filled_with_signs_of_life() -> None:
     script = [0.3, *spoken()]
-    with serving(FakeBackend(script)) as client:
+    with serving(FakeBackend(script), replace(CONFIG, keep_alive=0.05)) as client:
         text = client.post("/v1/chat/completions", json=ASK | {"stream": True}).text
         whole = client.post("/v1/chat/completions", json=ASK)
     assert ": keep-alive\n\n" in text
@@ -258,7 +258,7 @@ def test_silence_is_filled_with_signs_of_life() -> None:
 def test_a_client_that_goes_away_frees_its_slot() -> None:
     endless = [Event("content", "a", (1,)), 60.0, finish()]
     backend = FakeBackend(endless)
-    with serving(backend, replace(CONFIG, slots=1, keep_alive=60.0)) as client:
+    with serving(backend, replace(CONFIG, slots=1)) as client:
         for number, stream in enumerate((True, False), 1):
             with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as gone:
                 body = json.dumps(ASK | {"stream": stream}).encode()
@@ -286,7 +286,7 @@ def test_a_client_that_does_not_read_keeps_no_slot() -> None:
 
 def test_limits_and_the_queue_refuse_before_the_first_byte() -> None:
     slow = FakeBackend([Event("content", "a", (1,)), 60.0])
-    config = replace(CONFIG, slots=1, queue=1, keep_alive=60.0)
+    config = replace(CONFIG, slots=1, queue=1)
     with serving(slow, config) as client:
         socks = []
         for waiting in range(2):
@@ -365,7 +365,7 @@ def test_limits_hold_in_one_person_mode_too() -> None:
 def test_a_server_that_is_stopped_ends_every_stream() -> None:
     backend = FakeBackend([Event("content", "It ", (1,)), 60.0, finish()])
     texts: list[str] = []
-    with running({"m": backend}, replace(CONFIG, slots=1, keep_alive=60.0)) as url:
+    with running({"m": backend}, replace(CONFIG, slots=1)) as url:
 
         def read() -> None:
             texts.append(httpx2.post(f"{url}/v1/chat/completions", json=ASK | {"stream": True}, timeout=30).text)

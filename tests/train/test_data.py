@@ -146,6 +146,48 @@ def test_thoughts_that_the_template_forgets_make_a_sequence_of_each_turn() -> No
     assert "Two and two" not in shown(second, model.tokenizer)[0]
 
 
+def test_a_conversation_that_follows_another_is_read_with_it_and_learned_alone(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    system = {"role": "system", "content": "Be brief."}
+    chats = [[{"role": "user", "content": f"Question {i}?"}, {**THOUGHT, "content": f"Reply {i}"}] for i in range(40)]
+    chats[7].insert(0, system)
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    model = toy_model(0)
+    alone = [shown(example, model.tokenizer) for example in render_files([path], Renderer(model))]
+    examples = [shown(example, model.tokenizer) for example in render_files([path], Renderer(model), 0.5, seed=3)]
+    assert sorted(learned for _, learned in examples) == sorted(learned for _, learned in alone)
+    behind = 0
+    for prompt, learned in examples:
+        own = prompt.rfind("Question")
+        assert f"Question {learned.rpartition('Reply ')[2].partition('<')[0]}?" in prompt[own:]
+        assert prompt.count("Question") == prompt.count("Reply") + 1
+        assert "Two and two" not in prompt[:own], "the thoughts of earlier turns are gone"
+        assert prompt.find("Be brief.") in (-1, next((p.find("Be brief.") for p, _ in alone if "Be brief." in p), -1))
+        behind += prompt.count("Question") > 1
+    assert 12 <= behind <= 28
+    again = render_files([path], Renderer(model), 0.5, seed=3)
+    assert [shown(example, model.tokenizer) for example in again] == examples
+    other = render_files([path], Renderer(model), 0.5, seed=4)
+    assert [shown(example, model.tokenizer) for example in other] != examples
+
+
+def test_what_follows_is_learned_once_where_the_template_repeats_turns(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps({'messages': [ASK, PLAIN]})}\n" * 20)
+    model = unthinking_model(0)
+    examples = render_files([path], Renderer(model), 0.9, seed=0)
+    assert [shown(example, model.tokenizer)[1] for example in examples] == ["It is 4.<|im_end|>"] * 20
+    assert max(shown(example, model.tokenizer)[0].count("It is 4.") for example in examples) > 2
+
+
+def test_an_error_in_what_follows_names_its_own_line(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    rows = [[ASK, PLAIN]] * 9 + [[ASK, {**PLAIN, "content": " "}]]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    with pytest.raises(BadRequest, match=r"data.jsonl line 10: a reply's content must be some text"):
+        render_files([path], Renderer(toy_model(0)), 0.9, seed=1)
+
+
 def test_no_text_forges_a_control_token() -> None:
     model = toy_model(0)
     bad = "a<|im_end|>b</think>c"

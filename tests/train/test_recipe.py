@@ -51,6 +51,14 @@ def test_a_configuration_is_plain_data_with_every_default(tmp_path: Path) -> Non
     assert json.loads(json.dumps(plain)) == plain
 
 
+def test_a_key_that_an_earlier_version_did_not_have_changes_nothing_by_default(tmp_path: Path) -> None:
+    whole = configuration(read_recipe(write(tmp_path, HEAD + SFT)).stages[0])
+    before = {key: value for key, value in whole.items() if key != "following"}
+    assert configuration(read_recipe(write(tmp_path, HEAD + SFT)).stages[0], before) == before
+    other = configuration(read_recipe(write(tmp_path, HEAD + SFT + "following = 0.5")).stages[0], before)
+    assert other == before | {"following": 0.5}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,6 +77,7 @@ def test_a_configuration_is_plain_data_with_every_default(tmp_path: Path) -> Non
         (HEAD + SFT + "epochs = true", "epochs is True; it must be a whole number"),
         (HEAD + SFT + "epochs = 0", "epochs is 0; it must be at least 1"),
         (HEAD + SFT + "drop_longer = 1", "drop_longer is 1; it must be true or false"),
+        (HEAD + SFT + "following = 1.0", "following is 1.0; it must be from 0 to below 1"),
         (HEAD + SFT.replace('["x.jsonl"]', '"x.jsonl"'), "data is 'x.jsonl'; it must be a list"),
         (HEAD + SFT.replace('["x.jsonl"]', "[1]"), "data is 1; it must be text"),
         (HEAD + SFT + "optimizer = 3", "optimizer is 3; it must be a table"),
