@@ -90,7 +90,7 @@ def configuration(stage: Stage, before: Mapping[str, Any] | None = None) -> dict
     plain: dict[str, Any] = json.loads(json.dumps(asdict(stage)))
     if before is not None:
         defaults = {each.name: each.default for each in fields(stage)}
-        plain = {key: value for key, value in plain.items() if key in before or value != defaults[key]}
+        plain = {key: value for key, value in plain.items() if key in before or getattr(stage, key) != defaults[key]}
     return {"kind": kind_of(stage), **plain}
 
 

@@ -57,6 +57,8 @@ def test_a_key_that_an_earlier_version_did_not_have_changes_nothing_by_default(t
     assert configuration(read_recipe(write(tmp_path, HEAD + SFT)).stages[0], before) == before
     other = configuration(read_recipe(write(tmp_path, HEAD + SFT + "following = 0.5")).stages[0], before)
     assert other == before | {"following": 0.5}
+    grpo = read_recipe(write(tmp_path, HEAD + '[[stage]]\nkind = "grpo"\ntasks = ["chain_sum"]\n')).stages[0]
+    assert "levels" not in configuration(grpo, {"tasks": []}), "a list that is empty by default"
 
 
 @pytest.mark.parametrize(
