@@ -161,9 +161,12 @@ def thinking_template(template: ChatTemplate) -> ChatTemplate:
     )
 
 
-def render_files(paths: Sequence[Path], renderer: Renderer, following: float = 0.0, seed: int = 0) -> list[Example]:
+def render_files(
+    paths: Sequence[Path], renderer: Renderer, following: float = 0.0, seed: int = 0, limit: int | None = None
+) -> list[Example]:
     """Every conversation of some files. following: share of them that come behind another one of all of these, as
-    somebody goes on to ask something else in the same chat. Raises BadRequest that names file and line."""
+    somebody goes on to ask something else in the same chat. limit: tokens of a sequence; what would be longer behind
+    another begins a chat. Raises BadRequest that names file and line."""
     chats = [(path, number, messages) for path in paths for number, messages in read_chats(path)]
     for _, _, messages in chats:
         renderer.look(messages)
@@ -176,9 +179,13 @@ def render_files(paths: Sequence[Path], renderer: Renderer, following: float = 0
         if not _can_follow(before, messages) or draw.random() >= following:
             before = []
         try:
-            examples += renderer.examples(messages, before)
+            found = renderer.examples(messages, before)
+            if before and limit is not None and max(map(len, found)) > limit:
+                before = []
+                found = renderer.examples(messages)
         except BadRequest as error:
             raise BadRequest(f"{path} line {number}: {error}") from error
+        examples += found
         before = [*before, *messages]
     return examples
 

@@ -68,11 +68,13 @@ class SftStage(TrainingStage):
         A model that the data teaches to think says so from now on. Raises BadRequest for what cannot be learned from.
         """
         renderer = Renderer(model)
-        rendered = render_files([context.path(name) for name in self.data], renderer, self.following, context.seed)
+        limit = min(self.micro_tokens, limit)
+        paths = [context.path(name) for name in self.data]
+        rendered = render_files(paths, renderer, self.following, context.seed, limit)
         if renderer.teaches_thinking and model.template is not None:
             model.template = thinking_template(model.template)
             model.tokenizer.config.pop("chat_template", None)  # where it may be kept too, as it was
-        return self._fitting(rendered, min(self.micro_tokens, limit))
+        return self._fitting(rendered, limit)
 
     def _fitting(self, examples: Sequence[Example], limit: int) -> list[Example]:
         fitting = [example for example in examples if len(example) <= limit]

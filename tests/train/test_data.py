@@ -180,6 +180,18 @@ def test_what_follows_is_learned_once_where_the_template_repeats_turns(tmp_path:
     assert max(shown(example, model.tokenizer)[0].count("It is 4.") for example in examples) > 2
 
 
+def test_what_would_be_too_long_behind_another_begins_a_chat(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{json.dumps({'messages': [ASK, PLAIN]})}\n" * 20)
+    (alone,) = Renderer(toy_model(0)).examples([ASK, PLAIN])
+    free, held = (
+        [len(each) for each in render_files([path], Renderer(toy_model(0)), 0.9, 0, limit)]
+        for limit in (None, 3 * len(alone))
+    )
+    assert max(free) > 3 * len(alone) >= max(held) > len(alone)
+    assert len(held) == len(free) == 20
+
+
 def test_an_error_in_what_follows_names_its_own_line(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     rows = [[ASK, PLAIN]] * 9 + [[ASK, {**PLAIN, "content": " "}]]
