@@ -33,7 +33,7 @@ from millet.tasks.task import Grade, Problem, Task, climb
 from millet.train import devices, ungraded
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
-from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
+from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, policy_loss
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.roles import Judges, Sampler, next_problem
 from millet.train.rollout import Group, Rollouts, Sample, parts
@@ -54,9 +54,10 @@ class Learner(Protocol):
 class GrpoSettings:
     """levels: that each task climbs, easiest first; by default its own. band: questions asked at each of them before
     the first step, to find where each task begins; 0 for the first one. questions: groups of a step. replies: to each.
-    rounds: how often groups without signal are replaced; those that have none after that are left out. format_reward,
-    language_reward: weights beside accuracy's 1. language: of the replies, for it. overlong_margin: tokens below
-    the longest reply from where length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
+    keep: those of a group that are learned from, of which the rewards differ most; 0 for all. rounds: how often groups
+    without signal are replaced; those that have none after that are left out. format_reward, language_reward: weights
+    beside accuracy's 1. language: of the replies, for it. overlong_margin: tokens below the longest reply from where
+    length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
     resample: replace groups without signal at all; else they stay, in the mean and in the KL term.
     reference_every: steps after which the reference becomes the model of then (objective.kl).
     """
@@ -65,6 +66,7 @@ class GrpoSettings:
     band: int = 4
     questions: int = 4
     replies: int = 8
+    keep: int = 0
     max_tokens: int = 256
     resample: bool = True
     rounds: int = 3
@@ -79,6 +81,8 @@ class GrpoSettings:
     def __post_init__(self) -> None:
         if self.replies < 2:
             raise BadRequest(f"replies is {self.replies}; a group needs at least 2 to be compared")
+        if self.keep and not 2 <= self.keep <= self.replies:
+            raise BadRequest(f"keep is {self.keep}; it must be 2 to {self.replies} of the replies, or 0 for all")
         for name in ("questions", "max_tokens", "rounds", "micro_tokens", "reference_every"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -315,12 +319,13 @@ class GrpoMethod:
             rewards += torch.tensor(overlong_penalty(lengths, settings.max_tokens, settings.overlong_margin))
         return rewards
 
-    def _rows(self, kept: Sequence[Scored]) -> list[tuple[list[int], Sample, float]]:
+    def _rows(self, groups: Sequence[Scored]) -> list[tuple[list[int], Sample, float]]:
         """Prompt, sample and advantage of every reply that is learned from."""
         rows = []
-        for each in kept:
-            found = advantages(each.rewards[None], self._settings.objective.standardise)[0]
-            rows += [(each.group.prompt, s, a) for s, a in zip(each.group.samples, found.tolist(), strict=True)]
+        for each in groups:
+            kept = most_varied(each.rewards.tolist(), self._settings.keep or self._settings.replies)
+            found = advantages(each.rewards[None, kept], self._settings.objective.standardise)[0]
+            rows += [(each.group.prompt, each.group.samples[i], a) for i, a in zip(kept, found.tolist(), strict=True)]
         return rows
 
     def _of_reference(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:

@@ -15,12 +15,14 @@ Departures from R1, each a field of `Objective`:
   questions (Dr. GRPO);
 - kl=0 needs no reference model.
 
-Two more are fields of `GrpoSettings`: `resample` (groups without signal are replaced, DAPO's dynamic sampling) and
-`overlong_margin` (DAPO's soft overlong punishment).
+Three more are fields of `GrpoSettings`: `resample` (groups without signal are replaced, DAPO's dynamic sampling),
+`overlong_margin` (DAPO's soft overlong punishment) and `keep` (of a group, only replies whose rewards differ most are
+learned from; PODS, 2504.13818).
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +70,16 @@ def advantages(rewards_QG: Tensor, standardise: bool) -> Tensor:
     if not standardise:
         return centred_QG
     return centred_QG / (rewards_QG.std(dim=1, keepdim=True) + EPSILON)
+
+
+def most_varied(rewards: Sequence[float], keep: int) -> list[int]:
+    """Which `keep` replies of a group have the rewards of the greatest variance, in their own order.
+
+    They are the lowest and the highest ones, some of each (PODS, arXiv 2504.13818): keep + 1 cuts are tried.
+    """
+    order = sorted(range(len(rewards)), key=lambda i: rewards[i])
+    cuts = [[*order[:low], *order[len(order) - (keep - low) :]] for low in range(keep + 1)]
+    return sorted(max(cuts, key=lambda cut: statistics.pvariance([rewards[i] for i in cut])))
 
 
 def overlong_penalty(lengths: Sequence[int], longest: int, margin: int) -> list[float]:

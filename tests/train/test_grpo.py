@@ -137,6 +137,34 @@ def test_groups_without_signal_are_replaced_and_never_learned_from() -> None:
     assert never.metrics()["mismatch"] is None
 
 
+def test_of_a_group_some_are_learned_from() -> None:
+    """The rare right reply always is: one of sixteen is enough, beside one that is wrong."""
+    policy = Policy()
+    taught = method(policy, questions=4, replies=16, keep=2, objective=Objective(kl=0))
+    learned = [len(part) for part in _learned(taught)]
+    assert sum(learned) == 8
+    steps(taught, policy, 19, begin=1)
+    assert policy.logits.softmax(-1)[3] > 0.8
+    for keep in (1, 17):
+        with pytest.raises(BadRequest, match="2 to 16 of the replies"):
+            GrpoSettings(replies=16, keep=keep)
+
+
+def _learned(taught: GrpoMethod) -> list[list[Any]]:
+    """What a step hands to the learner, by micro-batch."""
+    given: list[list[Any]] = []
+    learner = taught._learner
+    compute = learner.logprobs
+
+    def logprobs(sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
+        given.append([*sequences])
+        return compute(sequences, first)
+
+    learner.logprobs = logprobs  # type: ignore[method-assign]
+    list(taught.micro_batches(0))
+    return given
+
+
 def test_rewards_add_up() -> None:
     policy = Policy()
     taught = method(policy, format_reward=0.5, language_reward=2.0, max_tokens=10, overlong_margin=5)

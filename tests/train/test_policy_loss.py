@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
+import statistics
 from typing import Literal
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
-from millet.train.policy_loss import Objective, advantages, overlong_penalty, policy_loss
+from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, policy_loss
 
 LENGTHS = [3, 1, 5, 2]
 Average = Literal["reply", "token", "constant"]
@@ -123,6 +126,20 @@ def test_advantages() -> None:
     scaled = advantages(rewards, standardise=True)
     torch.testing.assert_close(scaled[0], plain[0] / (0.5 + 1e-4))
     assert scaled[1].tolist() == [0, 0, 0, 0]
+
+
+def test_of_a_group_those_are_kept_whose_rewards_differ_most(seed: int) -> None:
+    """By trying all subsets."""
+    rng = random.Random(seed)
+    for keep in (2, 3, 4, 7):
+        rewards = [rng.choice([0.0, 1.0, 2.0, rng.random()]) for _ in range(7)]
+        kept = most_varied(rewards, keep)
+        assert kept == sorted(set(kept))
+        assert len(kept) == keep
+        best = max(statistics.pvariance(each) for each in itertools.combinations(rewards, keep))
+        assert statistics.pvariance([rewards[i] for i in kept]) == pytest.approx(best)
+    assert 3 in most_varied([0.0, 0.0, 0.0, 1.0, 0.0], 2)
+    assert len(set(most_varied([1.0, 1.0, 1.0], 2))) == 2
 
 
 def test_overlong_replies_lose_reward_gently() -> None:
