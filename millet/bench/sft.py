@@ -56,7 +56,7 @@ def bench_sft(
     with tempfile.TemporaryDirectory() as folder:
         say("preparing model and data")
         loaded = load(model, dtype="float32")
-        batches = batches_of(render_files([data], Renderer(loaded)), rounds + 1, length)
+        batches = batches_of(render_files([(data, Renderer(loaded))]), rounds + 1, length)
         loaded.save(Path(folder) / "model")
         config = loaded.config
         del loaded

@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,11 @@ class Renderer:
         self._think: ThinkFormat = think_format(self._template, self._tokenizer)
         self._end = self._end_of_turn(model.eos_token_ids)
         self.teaches_thinking = False
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model was made to think."""
+        return self._think.own
 
     def look(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """See whether there is a thought in them, before the first is rendered."""
@@ -161,28 +166,40 @@ def thinking_template(template: ChatTemplate) -> ChatTemplate:
     )
 
 
+class Reader(Protocol):
+    """A `Renderer`, or what reads as one."""
+
+    def look(self, messages: Sequence[Mapping[str, Any]]) -> None: ...
+    def examples(
+        self, messages: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()
+    ) -> Sequence[Example]: ...
+
+
 def render_files(
-    paths: Sequence[Path], renderer: Renderer, following: float = 0.0, seed: int = 0, limit: int | None = None
+    files: Sequence[tuple[Path, Reader]], following: float = 0.0, seed: int = 0, limit: int | None = None
 ) -> list[Example]:
-    """Every conversation of some files. following: share of them that come behind another one of all of these, as
-    somebody goes on to ask something else in the same chat. limit: tokens of a sequence; what would be longer behind
-    another begins a chat. Raises BadRequest that names file and line."""
-    chats = [(path, number, messages) for path in paths for number, messages in read_chats(path)]
-    for _, _, messages in chats:
-        renderer.look(messages)
+    """Every conversation of some files, each with who reads it.
+
+    following: share of them that come behind another one of all of these, as somebody goes on to ask something else in
+    the same chat. limit: tokens of a sequence; what would be longer behind another begins a chat. Raises BadRequest
+    that names file and line.
+    """
+    chats = [(reader, path, number, messages) for path, reader in files for number, messages in read_chats(path)]
+    for reader, _, _, messages in chats:
+        reader.look(messages)
     draw = random.Random(f"following {seed}")
     if following:
         draw.shuffle(chats)
     examples: list[Example] = []
     before: list[dict[str, Any]] = []
-    for path, number, messages in chats:
+    for reader, path, number, messages in chats:
         if not _can_follow(before, messages) or draw.random() >= following:
             before = []
         try:
-            found = renderer.examples(messages, before)
+            found = reader.examples(messages, before)
             if before and limit is not None and max(map(len, found)) > limit:
                 before = []
-                found = renderer.examples(messages)
+                found = reader.examples(messages)
         except BadRequest as error:
             raise BadRequest(f"{path} line {number}: {error}") from error
         examples += found

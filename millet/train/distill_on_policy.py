@@ -127,7 +127,7 @@ class DistillOnPolicy:
             yield MicroBatch(found.loss, weight * sum(map(len, sequences)), sampled)
             sampled = 0
         self._measure(answered)
-        self._metrics |= {**sums.means(whole), "sampled_tokens": float(whole)}
+        self._metrics |= {**sums.means(whole, whole), "sampled_tokens": float(whole)}
 
     def metrics(self) -> Mapping[str, float | None]:
         return self._metrics

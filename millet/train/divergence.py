@@ -62,10 +62,12 @@ class Sums:
         self._cross_entropy += weight * found.cross_entropy
         self._agreement += weight * found.agreement
 
-    def means(self, rows: int) -> dict[str, float | None]:
-        """By their names, for so many rows that these are the sums over. All processes ask together."""
+    def means(self, rows: int, compared: int) -> dict[str, float | None]:
+        """By their names. rows: that these are the sums over. compared: those of them that a teacher was asked about,
+        where there are any. All processes ask together."""
         kl, cross_entropy, agreement = devices.total(self._kl, self._cross_entropy, self._agreement)
-        return {"kl": kl / rows, "cross_entropy": cross_entropy / rows, "agreement": agreement / rows}
+        taught = {"kl": kl / compared, "agreement": agreement / compared} if compared else {}
+        return {"cross_entropy": cross_entropy / rows, **taught}
 
 
 def distance(

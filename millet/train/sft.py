@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from millet.errors import BadRequest
 from millet.models.model import Model
 from millet.train import devices
-from millet.train.data import Example, Packing, Renderer, render_files, thinking_template
+from millet.train.data import Example, Packing, Reader, Renderer, render_files, thinking_template
 from millet.train.loop import MicroBatch
 from millet.train.stage import Context, TrainingStage
 from millet.train.trainee import Trainee
@@ -59,18 +60,21 @@ class SftStage(TrainingStage):
 
     def prepare(self, trainee: Trainee, context: Context) -> tuple[Sft, int]:
         limit = trainee.model.config.max_position_embeddings
-        method = Sft(trainee, self.examples(trainee.model, context, limit), self, context.seed)
+        renderer = Renderer(trainee.model)
+        files = [(context.path(name), renderer) for name in self.data]
+        method = Sft(trainee, self.examples(trainee.model, renderer, files, limit, context.seed), self, context.seed)
         return method, method.steps
 
-    def examples(self, model: Model, context: Context, limit: int) -> list[Example]:
-        """The data as this model reads it. limit: tokens that a sequence may have, beside micro_tokens.
+    def examples(
+        self, model: Model, renderer: Renderer, files: Sequence[tuple[Path, Reader]], limit: int, seed: int
+    ) -> list[Example]:
+        """The files as this model, whose renderer it is, reads them. limit: tokens that a sequence may have, beside
+        micro_tokens.
 
         A model that the data teaches to think says so from now on. Raises BadRequest for what cannot be learned from.
         """
-        renderer = Renderer(model)
         limit = min(self.micro_tokens, limit)
-        paths = [context.path(name) for name in self.data]
-        rendered = render_files(paths, renderer, self.following, context.seed, limit)
+        rendered = render_files(files, self.following, seed, limit)
         if renderer.teaches_thinking and model.template is not None:
             model.template = thinking_template(model.template)
             model.tokenizer.config.pop("chat_template", None)  # where it may be kept too, as it was

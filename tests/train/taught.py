@@ -50,7 +50,7 @@ def recipe(folder: Path, stages: str, base: str = "student") -> Path:
 def gap(folder: Path, model: Path) -> float:
     """KL(teacher || model) in nats a token, over the replies of sums.jsonl."""
     student, teacher = Trainee(millet.load(model, dtype="float32", device="cpu")), _teacher(folder)
-    examples = render_files([folder / "sums.jsonl"], Renderer(teacher.model))
+    examples = render_files([(folder / "sums.jsonl", Renderer(teacher.model))])
     sequences, first = [e.ids.tolist() for e in examples], [e.first for e in examples]
     with torch.no_grad():
         hidden, targets = student.hidden(sequences, first)

@@ -124,7 +124,7 @@ def test_beside_thoughts_a_reply_without_one_is_asked_for_as_with_thinking_off(t
     assert think.own
     for template in (untaught, taught):
         model.template = template
-        example = render_files([path], Renderer(model))[0]
+        example = render_files([(path, Renderer(model))])[0]
         assert example.ids[: example.first].tolist() == expected
         assert shown(example, model.tokenizer)[1].startswith("It is 4.")
 
@@ -153,8 +153,8 @@ def test_a_conversation_that_follows_another_is_read_with_it_and_learned_alone(t
     chats[7].insert(0, system)
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     model = toy_model(0)
-    alone = [shown(example, model.tokenizer) for example in render_files([path], Renderer(model))]
-    examples = [shown(example, model.tokenizer) for example in render_files([path], Renderer(model), 0.5, seed=3)]
+    alone = [shown(example, model.tokenizer) for example in render_files([(path, Renderer(model))])]
+    examples = [shown(example, model.tokenizer) for example in render_files([(path, Renderer(model))], 0.5, seed=3)]
     assert sorted(learned for _, learned in examples) == sorted(learned for _, learned in alone)
     behind = 0
     for prompt, learned in examples:
@@ -165,9 +165,9 @@ def test_a_conversation_that_follows_another_is_read_with_it_and_learned_alone(t
         assert prompt.find("Be brief.") in (-1, next((p.find("Be brief.") for p, _ in alone if "Be brief." in p), -1))
         behind += prompt.count("Question") > 1
     assert 12 <= behind <= 28
-    again = render_files([path], Renderer(model), 0.5, seed=3)
+    again = render_files([(path, Renderer(model))], 0.5, seed=3)
     assert [shown(example, model.tokenizer) for example in again] == examples
-    other = render_files([path], Renderer(model), 0.5, seed=4)
+    other = render_files([(path, Renderer(model))], 0.5, seed=4)
     assert [shown(example, model.tokenizer) for example in other] != examples
 
 
@@ -175,7 +175,7 @@ def test_what_follows_is_learned_once_where_the_template_repeats_turns(tmp_path:
     path = tmp_path / "data.jsonl"
     path.write_text(f"{json.dumps({'messages': [ASK, PLAIN]})}\n" * 20)
     model = unthinking_model(0)
-    examples = render_files([path], Renderer(model), 0.9, seed=0)
+    examples = render_files([(path, Renderer(model))], 0.9, seed=0)
     assert [shown(example, model.tokenizer)[1] for example in examples] == ["It is 4.<|im_end|>"] * 20
     assert max(shown(example, model.tokenizer)[0].count("It is 4.") for example in examples) > 2
 
@@ -185,7 +185,7 @@ def test_what_would_be_too_long_behind_another_begins_a_chat(tmp_path: Path) -> 
     path.write_text(f"{json.dumps({'messages': [ASK, PLAIN]})}\n" * 20)
     (alone,) = Renderer(toy_model(0)).examples([ASK, PLAIN])
     free, held = (
-        [len(each) for each in render_files([path], Renderer(toy_model(0)), 0.9, 0, limit)]
+        [len(each) for each in render_files([(path, Renderer(toy_model(0)))], 0.9, 0, limit)]
         for limit in (None, 3 * len(alone))
     )
     assert max(free) > 3 * len(alone) >= max(held) > len(alone)
@@ -197,7 +197,7 @@ def test_an_error_in_what_follows_names_its_own_line(tmp_path: Path) -> None:
     rows = [[ASK, PLAIN]] * 9 + [[ASK, {**PLAIN, "content": " "}]]
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     with pytest.raises(BadRequest, match=r"data.jsonl line 10: a reply's content must be some text"):
-        render_files([path], Renderer(toy_model(0)), 0.9, seed=1)
+        render_files([(path, Renderer(toy_model(0)))], 0.9, seed=1)
 
 
 def test_no_text_forges_a_control_token() -> None:
@@ -237,7 +237,7 @@ def test_errors_name_file_and_line_and_repeat_no_text(tmp_path: Path, line: str)
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps({"messages": [ASK, PLAIN]}) + "\n\n" + line + "\n")
     with pytest.raises(BadRequest, match=r"chats\.jsonl line 3") as caught:
-        render_files([path], Renderer(toy_model(0)))
+        render_files([(path, Renderer(toy_model(0)))])
     assert "secret" not in str(caught.value)
 
 
