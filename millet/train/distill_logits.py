@@ -101,18 +101,19 @@ class DistillLogits(Sft):
         compared = sum(int(_shared(e).sum()) for pack in packs for e in pack)
         sums = Sums()
         for pack, weight in devices.deal(packs):
-            loss = torch.zeros(())
-            for found in self._losses(pack, weight / learned):
+            distances = [*self._distances(pack, weight / learned)]
+            for found in distances:
                 sums.add(found, weight)
-                loss = loss.to(found.loss) + found.loss
-            yield MicroBatch(loss, tokens=weight * sum(map(len, pack)))
+            yield MicroBatch(
+                torch.stack([found.loss for found in distances]).sum(), tokens=weight * sum(map(len, pack))
+            )
         self._metrics = {
             **sums.means(learned, compared),
             "learned_tokens": learned,
             "sequences": sum(map(len, packs)),
         }
 
-    def _losses(self, pack: Sequence[Example], scale: float) -> Iterator[Distance]:
+    def _distances(self, pack: Sequence[Example], scale: float) -> Iterator[Distance]:
         """Of the rows that are compared with the teacher's, and of those that learn what the data says."""
         hidden_ND, targets_N = self._student.hidden([e.ids.tolist() for e in pack], [e.first for e in pack])
         # Between replies there are others' turns, which nobody learns.
