@@ -38,8 +38,8 @@ STRICT = Patience(tokens=16, times=2, staleness=False)
 class Answering(Stage):
     """What stages have in common that let a base answer.
 
-    max_tokens: of an answer; one that is not over by then is left out, and so is one that repeats itself. batch:
-    questions answered together. cache_tokens: of the engine.
+    max_tokens: of an answer; one that is not over by then is left out, where nothing else is said, and so is one that
+    repeats itself. batch: questions answered together. cache_tokens: of the engine.
     """
 
     max_tokens: int = 256
@@ -73,10 +73,12 @@ class Answering(Stage):
 class AnswersStage(Answering):
     """data: JSON lines with `question` and `reasoning`, beside the recipe. thoughts: "on" puts them before the answers;
     "off" leaves these alone, as a model gives them that is not to think, and the file needs questions alone; "both"
-    leaves each answer both ways."""
+    leaves each answer both ways. longer: what becomes of an answer that is not over by max_tokens, "drop" or "cut",
+    which is learned as far as it goes."""
 
     data: str
     thoughts: Literal["on", "off", "both"] = "on"
+    longer: Literal["drop", "cut"] = "drop"
 
     def sources(self) -> tuple[str, ...]:
         return (self.data,)
@@ -86,7 +88,7 @@ class AnswersStage(Answering):
         thoughts = {} if self.thoughts == "off" else read_thoughts(path)
         asked = questions([Prompts(self.data, path)], (0,), 0)  # all of them
         model = load(context.base, device=context.device)
-        select = Behind(thoughts, model.tokenizer, alone=self.thoughts != "on")
+        select = Behind(thoughts, model.tokenizer, alone=self.thoughts != "on", cut=self.longer == "cut")
         harvest = Harvest(asked, self.batch, _ungraded, select, context.seed, context.folder / FOLDER)
         with sampler(model, self.cache_tokens, context.progress) as engine:
             reap(harvest, from_engine(self.answering(engine), 1, context.seed), self.name, context, model)
@@ -95,10 +97,11 @@ class AnswersStage(Answering):
 
 class Behind:
     """Puts an answer behind the thought for its question, where there are thoughts, and leaves it alone where it is
-    wanted so; unless it is none to learn from."""
+    wanted so; unless it is none to learn from, as one that was cut off where `cut` does not allow it."""
 
-    def __init__(self, thoughts: Mapping[str, str], tokenizer: Tokenizer, alone: bool) -> None:
+    def __init__(self, thoughts: Mapping[str, str], tokenizer: Tokenizer, alone: bool, cut: bool = False) -> None:
         self._thoughts, self._tokenizer, self._alone = thoughts, tokenizer, alone
+        self._reasons = ("stop", "length") if cut else ("stop",)
 
     def __call__(
         self, problem: Problem, source: Mapping[str, Any], replies: list[Reply], grades: list[Grade]
@@ -106,7 +109,7 @@ class Behind:
         good = [
             reply
             for reply in replies
-            if reply.finish_reason == "stop"
+            if reply.finish_reason in self._reasons
             and reply.content.strip()
             and printable(reply.content)
             and not repeats(self._tokenizer.encode_plain(reply.content))

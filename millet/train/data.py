@@ -7,7 +7,8 @@ A file has one JSON object a line:
 Each is rendered once, by the model's own template, to the ids that an `Assistant` on this model would send to it and
 get from it, thoughts marked as `ThinkFormat` says. Only replies are learned: the thought, the marks that the model
 writes itself, the content, and the token that ends the turn. The content of a message with "spelt": true is learned
-character by character: the tokens of a word that is written backwards have nothing to do with its letters.
+character by character: the tokens of a word that is written backwards have nothing to do with its letters. One with
+"unfinished": true was cut off: nothing ends it, and no other conversation comes behind it.
 """
 
 from __future__ import annotations
@@ -122,8 +123,9 @@ class Renderer:
             raise BadRequest("it has tool calls, which cannot be trained yet; leave it out")
         if not isinstance(thought, str) or not isinstance(content, str) or not content.strip():
             raise BadRequest("a reply's content must be some text, and so must its reasoning if it has one")
-        if not isinstance(message.get("spelt", False), bool):
-            raise BadRequest("a reply's spelt must be true or false")
+        for mark in ("spelt", "unfinished"):
+            if not isinstance(message.get(mark, False), bool):
+                raise BadRequest(f"a reply's {mark} must be true or false")
         thought = thought.strip("\n")
         switches: dict[str, Any] = {self._think.switch: bool(thought)} if self._think.switch else {}
         prompt = encode_chat(self._template, self._tokenizer, before, **switches)
@@ -139,7 +141,7 @@ class Renderer:
             prompt = [*prompt, *self._think.opening, *self._think.closing]
         parts = content if message.get("spelt") else (content,)
         reply += [id for part in parts for id in self._tokenizer.encode_plain(part, at_start=False)]
-        return prompt, [*reply, self._end]
+        return prompt, reply if message.get("unfinished") else [*reply, self._end]
 
     def _end_of_turn(self, ends: Sequence[int]) -> int:
         """The token that the template writes after a reply and that ends one; else any that ends one."""
@@ -207,9 +209,11 @@ def render_files(
     return examples
 
 
-def _can_follow(before: Sequence[object], messages: Sequence[object]) -> bool:
-    """Whether a chat goes on so: a reply, then a user. A system message is the first of a chat."""
-    return bool(before) and _role(before[-1]) == "assistant" and _role(messages[0]) == "user"
+def _can_follow(before: Sequence[Mapping[str, Any]], messages: Sequence[object]) -> bool:
+    """Whether a chat goes on so: a reply that ended, then a user. A system message is the first of a chat."""
+    if not before or _role(before[-1]) != "assistant" or _role(messages[0]) != "user":
+        return False
+    return not before[-1].get("unfinished")
 
 
 def _role(message: object) -> Any:

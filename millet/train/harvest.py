@@ -201,11 +201,12 @@ def kept(problem: Problem, source: Mapping[str, Any], good: Iterable[Reply], mos
         if text in seen:
             continue
         seen.add(text)
-        said = {"reasoning": reply.reasoning} if reply.reasoning else {}
+        thought = {"reasoning": reply.reasoning} if reply.reasoning else {}
+        cut = {"unfinished": True} if reply.finish_reason == "length" else {}
         yield {
             "messages": [
                 {"role": "user", "content": problem.prompt},
-                {"role": "assistant", **said, "content": reply.content},
+                {"role": "assistant", **thought, "content": reply.content, **cut},
             ],
             "source": {**source, "tokens": reply.usage.completion_tokens},
         }

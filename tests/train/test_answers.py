@@ -137,6 +137,27 @@ def test_what_is_kept(changes: dict[str, Any], good: bool) -> None:
     assert all(row["source"] == {"index": 4, "tokens": 0} for row in found)
 
 
+def test_an_answer_that_was_cut_off_is_kept_where_that_is_wanted_and_says_so() -> None:
+    cut = Reply("", "I am fine, and", "length", Usage())
+    behind = Behind({}, toy_model(0).tokenizer, alone=True, cut=True)
+    for reply, unfinished in ((cut, True), (replace(cut, finish_reason="stop"), None)):
+        (row,) = behind(Problem("How are you?", ""), {}, [reply], [Grade(1.0)])
+        assert row["messages"][1].get("unfinished") is unfinished
+    assert not list(behind(Problem("How are you?", ""), {}, [replace(cut, finish_reason="cancelled")], [Grade(1.0)]))
+
+
+def test_an_answer_that_does_not_end_is_learned_as_far_as_it_goes(tmp_path: Path, speaker: Path) -> None:
+    stages = f"{ANSWERS.replace('24', '4')}longer = 'cut'\n"
+    train(read_recipe(write(tmp_path, speaker, stages=stages)), tmp_path / "out", Heard())
+    found = [(row["messages"][1], row["source"]["tokens"]) for row in rows(tmp_path / "out")]
+    assert len(found) == 7
+    for answer, tokens in found:
+        assert answer["unfinished"] is True
+        assert SAYS.startswith(answer["content"])
+        assert len(answer["content"]) < len(SAYS)
+        assert tokens == 4
+
+
 @pytest.mark.parametrize(("ids", "found"), [
     ([*range(60)], False),
     ([*range(10)] * 2, False),

@@ -192,6 +192,19 @@ def test_what_would_be_too_long_behind_another_begins_a_chat(tmp_path: Path) -> 
     assert len(held) == len(free) == 20
 
 
+def test_what_was_cut_off_is_learned_without_an_end_and_nothing_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    cut = {**THOUGHT, "content": "It is", "unfinished": True}
+    path.write_text(f"{json.dumps({'messages': [ASK, cut]})}\n" * 20)
+    model = toy_model(0)
+    examples = render_files([(path, Renderer(model))], 0.9, seed=0)
+    (whole,) = Renderer(model).examples([ASK, {**cut, "unfinished": False}])
+    for example in examples:
+        assert example.ids.tolist() == whole.ids[:-1].tolist()
+        assert example.learned.tolist() == whole.learned[:-1].tolist()
+    assert shown(whole, model.tokenizer)[1] == f"{shown(examples[0], model.tokenizer)[1]}<|im_end|>"
+
+
 def test_an_error_in_what_follows_names_its_own_line(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     rows = [[ASK, PLAIN]] * 9 + [[ASK, {**PLAIN, "content": " "}]]
@@ -216,6 +229,7 @@ def test_no_text_forges_a_control_token() -> None:
         ([PLAIN], "messages must be"),
         ([ASK, {"role": "assistant", "content": ""}], "must be some text"),
         ([ASK, {"role": "assistant", "content": "x", "spelt": "no"}], "spelt must be true or false"),
+        ([ASK, {"role": "assistant", "content": "x", "unfinished": 1}], "unfinished must be true or false"),
         ([ASK, {"role": "assistant", "content": "x", "tool_calls": [{}]}], "tool calls"),
         ([{"role": "usr", "content": "x"}, PLAIN], "did you mean user"),
     ],
