@@ -39,6 +39,13 @@ METHODS = {
     "distill-on-policy": "distillation of a teacher into {base} on its own replies",
 }
 
+# `thoughts` of a stage of answers -> where these stand.
+PLACES = {
+    "on": "behind thoughts that were written to their questions",
+    "off": "to questions that were written",
+    "both": "alone, and behind thoughts that were written to their questions",
+}
+
 # Key of a stage -> what it is called in the card.
 SETTINGS = {
     "problems": "problems of each task",
@@ -324,9 +331,7 @@ def _made(base: str, lineage: Mapping[str, Any]) -> str:
 def _stage(stage: Mapping[str, Any]) -> str:
     configuration, ledger = stage["configuration"], stage["ledger"]
     base = next(iter(stage["parents"]), "the base")
-    alone = configuration.get("thoughts") is False
-    place = "to questions that were written" if alone else "behind thoughts that were written to their questions"
-    what = METHODS[configuration["kind"]].format(base=base, place=place)
+    what = METHODS[configuration["kind"]].format(base=base, place=PLACES[configuration.get("thoughts", "on")])
     if conversations := stage.get("conversations"):
         counts = ", ".join(f"{task} {count:,}" for task, count in conversations.items())
         what += f": {sum(conversations.values()):,} conversations, {counts}"

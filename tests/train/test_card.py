@@ -288,8 +288,11 @@ def test_a_mistake_in_the_card_is_named(before: str, after: str, says: str, tmp_
 
 @pytest.mark.parametrize(("kind", "settings", "line"), [
     ("magpie", {}, "**said**: questions that base asks itself, and its answers: 5 conversations, said 5 (seed 7)."),
-    ("answers", {"data": "toy/everyday.jsonl", "thoughts": False},
+    ("answers", {"data": "toy/everyday.jsonl", "thoughts": "off"},
      "**said**: answers of base to questions that were written: 5 conversations, said 5 (seed 7)."),
+    ("answers", {"data": "toy/everyday.jsonl", "thoughts": "both"},
+     "**said**: answers of base alone, and behind thoughts that were written to their questions: 5 conversations, "
+     "said 5 (seed 7)."),
 ])  # fmt: skip
 def test_what_the_base_says_already(tmp_path: Path, kind: str, settings: dict[str, Any], line: str) -> None:
     whole = lineage()
