@@ -47,7 +47,9 @@ class Learner(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]: ...
-    def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]: ...
+    def logprobs(
+        self, sequences: Sequence[Sequence[int]], first: Sequence[int], temperature: float
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,9 @@ class GrpoSettings:
     the first step, to find where each task begins; 0 for the first one. questions: groups of a step. replies: to each.
     keep: those of a group that are learned from, of which the rewards differ most; 0 for all. rounds: how often groups
     without signal are replaced; those that have none after that are left out. format_reward, language_reward: weights
-    beside accuracy's 1. language: of the replies, for it. overlong_margin: tokens below the longest reply from where
+    beside accuracy's 1. temperature: of the policy, which replies are sampled from and which is made better; beside 1,
+    the sampler's log-probabilities are not the policy's, so that ratios begin at 1 whatever the sampler's error.
+    language: of the replies, for it. overlong_margin: tokens below the longest reply from where
     length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
     resample: replace groups without signal at all; else they stay, in the mean and in the KL term.
     reference_every: steps after which the reference becomes the model of then (objective.kl).
@@ -68,6 +72,7 @@ class GrpoSettings:
     replies: int = 8
     keep: int = 0
     max_tokens: int = 256
+    temperature: float = 1.0
     resample: bool = True
     rounds: int = 3
     objective: Objective = field(default_factory=Objective)
@@ -89,6 +94,8 @@ class GrpoSettings:
         for name in ("band", "format_reward", "language_reward", "overlong_margin"):
             if getattr(self, name) < 0:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not self.temperature > 0:
+            raise BadRequest(f"temperature is {self.temperature}; it must be above 0, or all replies are the same")
         if len(set(self.levels)) < len(self.levels):
             raise BadRequest(f"levels is {list(self.levels)}; name each once")
 
@@ -196,9 +203,11 @@ class GrpoMethod:
             first = [len(prompt) for prompt, _, _ in part]
             with self._timed("forward"):
                 reference = self._of_reference(sequences, first) if settings.objective.kl else None
+                new = self._learner.logprobs(sequences, first, settings.temperature)
+                sampled_at = [torch.tensor(sample.logprobs) for _, sample, _ in part]
                 found = policy_loss(
-                    self._learner.logprobs(sequences, first),
-                    [torch.tensor(sample.logprobs) for _, sample, _ in part],
+                    new,
+                    sampled_at if settings.temperature == 1 else [each.detach() for each in new],
                     [advantage for _, _, advantage in part],
                     settings.objective,
                     reference,
@@ -336,7 +345,7 @@ class GrpoMethod:
             try:
                 for name, p in parameters.items():
                     p.copy_(laid_out(self._reference[name], p))
-                return self._learner.logprobs(sequences, first)
+                return self._learner.logprobs(sequences, first, self._settings.temperature)
             finally:
                 for name, p in parameters.items():
                     p.copy_(own[name])
@@ -426,7 +435,13 @@ class GrpoStage(TrainingStage, GrpoSettings):
         if self.sampler == "q8":
             quantise_sampler(model)
         engine = Engine(model, cache_tokens=self.cache_tokens, exact=self.exact)
-        rollouts = Rollouts(Assistant(engine), think=self.think, max_tokens=self.max_tokens, update=trainee.whole)
+        rollouts = Rollouts(
+            Assistant(engine),
+            think=self.think,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            update=trainee.whole,
+        )
         tasks = [find_task(name, context.beside) for name in self.tasks]
         return GrpoMethod(trainee, rollouts, tasks, Graders(), self, context.seed), self.steps
 

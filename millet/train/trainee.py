@@ -86,15 +86,20 @@ class Trainee:
         """The trained ones: by Hugging Face's names, or an adapter's by PEFT's."""
         keep_freed()
 
-    def logprobs(self, sequences: Sequence[Ids], first: Sequence[int] | None = None) -> list[Tensor]:
+    def logprobs(
+        self, sequences: Sequence[Ids], first: Sequence[int] | None = None, temperature: float = 1.0
+    ) -> list[Tensor]:
         """Log-probability of every token from index first[i] (at least 1; by default 1) on, differentiable.
 
         fp32 [max(0, len(ids) - first[i])] per sequence. The first tokens are computed only as far as others need them.
+        temperature: logits are divided by it, as where tokens are drawn.
         """
         counts, batch = self._batch(sequences, [1] * len(sequences) if first is None else first)
         if batch is None:
             return [torch.empty(0, device=self.model.device) for _ in sequences]
         hidden_ND, exact = self._hidden(batch)
+        if temperature != 1:
+            hidden_ND = hidden_ND / temperature  # logits are linear in it
         targets_N = torch.tensor(batch.targets, device=self.model.device)
         head = self.model.network.vocabulary.head.packed_at(0) or self.head
         return list(target_logprobs(hidden_ND, head, targets_N, exact).split(counts))

@@ -35,8 +35,8 @@ class Policy:
     def parameters(self) -> dict[str, nn.Parameter]:
         return {"logits": self.logits}
 
-    def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
-        table = self.logits.log_softmax(-1)
+    def logprobs(self, sequences: Sequence[Sequence[int]], first: Sequence[int], temperature: float) -> list[Tensor]:
+        table = (self.logits / temperature).log_softmax(-1)
         return [table[torch.tensor(ids[at:])] for ids, at in zip(sequences, first, strict=True)]
 
     def refresh(self) -> None:
@@ -156,13 +156,36 @@ def _learned(taught: GrpoMethod) -> list[list[Any]]:
     learner = taught._learner
     compute = learner.logprobs
 
-    def logprobs(sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
+    def logprobs(sequences: Sequence[Sequence[int]], first: Sequence[int], temperature: float) -> list[Tensor]:
         given.append([*sequences])
-        return compute(sequences, first)
+        return compute(sequences, first, temperature)
 
     learner.logprobs = logprobs  # type: ignore[method-assign]
     list(taught.micro_batches(0))
     return given
+
+
+def test_the_policy_of_a_temperature_is_what_is_made_better(seed: int) -> None:
+    """Its gradient is that of sum A ln softmax(logits / temperature), whatever the sampler's log-probabilities were."""
+    policy = Policy()
+    with torch.no_grad():
+        policy.logits += torch.randn(WORDS, generator=torch.Generator().manual_seed(seed))
+        policy.logits[3] = policy.logits.max()
+    taught = method(policy, temperature=0.5, questions=1, objective=Objective(clip_low=0.2, clip_high=0.2, kl=0.0))
+    rows: list[tuple[list[int], Sample, float]] = []
+    deal = taught._rows
+    taught._rows = lambda kept: rows.extend(deal(kept)) or rows  # type: ignore[method-assign, func-returns-value]
+    torch.autograd.backward([micro.loss for micro in taught.micro_batches(0)])
+    found = policy.logits.grad
+    policy.logits.grad = None
+    assert rows
+    table = (policy.logits / 0.5).log_softmax(-1)
+    (-sum(a * table[sample.token_ids].mean() for _, sample, a in rows) / len(rows)).backward()  # type: ignore[union-attr]
+    torch.testing.assert_close(found, policy.logits.grad)
+    assert taught.metrics()["mismatch"] == taught.metrics()["clipped"] == 0
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(BadRequest, match="must be above 0"):
+            GrpoSettings(temperature=temperature)
 
 
 def test_rewards_add_up() -> None:

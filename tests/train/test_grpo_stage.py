@@ -117,6 +117,18 @@ def test_a_quantised_sampler_is_told_by_its_mismatch(tmp_path: Path, more: str) 
     assert all(mismatch < 1e-5 for mismatch in found["fp32"])
 
 
+def test_replies_are_sampled_at_its_temperature(tmp_path: Path) -> None:
+    """So cold that all replies to a question are the same; at 1, as everywhere else here, they differ."""
+    recipe = write(tmp_path / "toy", more="temperature = 1e-4")
+    with pytest.raises(BadRequest, match=r"all replies to each of .* got the same reward"):
+        train(read_recipe(recipe), tmp_path / "out", Heard())
+    recipe = write(tmp_path / "toy", steps=2, more="temperature = 0.6")
+    train(read_recipe(recipe), tmp_path / "warmer", Heard())
+    found = records(tmp_path / "warmer")
+    assert [each["mismatch"] for each in found] == [0.0, 0.0], "ratios begin at 1"
+    assert all(each["gradient_norm"] > 0 for each in found)
+
+
 def test_an_exact_sampler_is_not_quantised() -> None:
     with pytest.raises(BadRequest, match="exact needs the sampler"):
         GrpoStage(name="x", tasks=("x",), exact=True, sampler="q8")

@@ -72,6 +72,19 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], to
         )
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_logits_are_divided_by_the_temperature(exact: bool, tmp_path: Path, seed: int) -> None:
+    trainee = Trainee(fresh(write_directory(toy("llama-biases", seed), tmp_path / "base")), LORA, exact=exact)
+    moved(trainee, seed)
+    ours = trainee.logprobs(SEQUENCES, FIRST, 0.6)
+    hidden_ND, targets_N = trainee.hidden(SEQUENCES, FIRST)
+    table_NV = (hidden_ND @ trainee.head.T / 0.6).log_softmax(-1)
+    theirs = list(table_NV.gather(1, targets_N[:, None])[:, 0].split([len(each) for each in ours]))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(trainee, ours), gradients(trainee, theirs))
+    assert not torch.allclose(torch.cat(ours), torch.cat(trainee.logprobs(SEQUENCES, FIRST)))
+
+
 @pytest.mark.parametrize("case", ["llama-biases", "qwen3-tied", "deepseek_v2", "deepseek_v3"])
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_packed_and_shared_as_if_each_sequence_were_alone(
