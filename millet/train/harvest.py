@@ -213,8 +213,8 @@ def kept(problem: Problem, source: Mapping[str, Any], good: Iterable[Reply], mos
 
 
 def printable(text: str) -> bool:
-    """Whether all its characters can be seen."""
-    return all(character.isprintable() or character in "\n\t" for character in text)
+    """Whether all its characters can be seen. U+FFFD is none: it stands where one was cut in two."""
+    return "\ufffd" not in text and all(character.isprintable() or character in "\n\t" for character in text)
 
 
 def _plain(text: str) -> str:

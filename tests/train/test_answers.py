@@ -126,6 +126,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path: Path, speaker: Path, mon
     ({"finish_reason": "length"}, False),
     ({"content": " \n"}, False),
     ({"content": "Fine.\x00"}, False),
+    ({"content": "Fine \ufffd"}, False),
     ({"content": "You can walk there in an hour. " * 3}, False),
     ({"content": "1. Bread\n2. Milk\n3. Eggs"}, True),
 ])  # fmt: skip
