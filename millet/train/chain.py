@@ -181,7 +181,8 @@ def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], 
         data |= {name: path for name, path in tasks.items() if path is not None}
     settings = configuration(stage, before and before["configuration"])
     now = {"stage": stage.name, **origin(settings, context.seed, data, parents)}
-    if before is not None and (changed := check_same(before, now, folder)):
+    changed = before and check_same(before, now, folder)
+    if changed and finished is None:
         context.progress.say(changed)
     if finished is not None:
         context.progress.say(f"{stage.name} is done already, in {folder}")

@@ -17,6 +17,7 @@ from millet.evaluate.results import Evaluation, Group, Settings
 from millet.evaluate.talk import Talk
 from millet.train import recipe
 from millet.train.card import METHODS, TALK, datasets_of, model_card, read_card
+from millet.train.checkpoint import file_hash
 from tests.evaluate.toys import evaluation, solved
 
 CARD = """
@@ -311,3 +312,11 @@ def test_the_card_of_our_model_is_sound_and_names_what_its_recipe_uses() -> None
     stages = recipe.read_recipe(folder / "millet-135m.toml").stages
     used = datasets_of({"stages": {each.name: {"configuration": recipe.configuration(each)} for each in stages}})
     assert set(used) <= {each.dataset for each in card.data}
+
+
+def test_the_recipe_of_our_model_is_the_one_that_made_what_ships() -> None:
+    root = Path(__file__).parents[2]
+    shipped = root / "millet" / "models" / "adapters" / "millet-135m" / "lineage.json"
+    made_by = json.loads(shipped.read_text(encoding="utf-8"))["recipe_sha256"]
+    path = root / "recipes" / "millet-135m.toml"
+    assert made_by == file_hash(path), f"run `millet train {path}` again and ship what it makes"

@@ -88,6 +88,21 @@ def test_stopped_and_begun_again_it_is_the_same_run(tmp_path: Path) -> None:
     assert not done.steps
 
 
+def test_what_goes_on_with_another_program_says_so_and_what_is_done_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe(write_toy(tmp_path))
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "out", Interrupting(at=2))
+    monkeypatch.setattr("millet.train.lineage.code_hash", lambda: "another")
+    going, done = Heard(), Heard()
+    train(recipe, tmp_path / "out", going)
+    monkeypatch.setattr("millet.train.lineage.code_hash", lambda: "a third")
+    train(recipe, tmp_path / "out", done)
+    assert "the program or the machine has changed" in going.lines[0]
+    assert done.lines == [f"sft is done already, in {tmp_path / 'out' / '1-sft'}"]
+
+
 def test_another_recipe_data_or_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     path = write_toy(tmp_path)
     with pytest.raises(Stopped):

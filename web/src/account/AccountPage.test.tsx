@@ -123,8 +123,8 @@ test("usage by key has the keys' names, and a place for what came without one", 
   });
   show(AccountPage, "/account");
   fireEvent.change(await screen.findByLabelText("Group by"), { target: { value: "key" } });
-  const names = screen.getAllByRole("rowheader").map((cell) => cell.textContent);
-  expect(names).toEqual(["laptop", "Web app", "Total"]);
+  const names = () => screen.getAllByRole("rowheader").map((cell) => cell.textContent);
+  await waitFor(() => expect(names()).toEqual(["laptop", "Web app", "Total"]));
 });
 
 test("who signs out leaves nothing for the next person", async () => {
