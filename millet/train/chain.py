@@ -182,10 +182,10 @@ def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], 
     settings = configuration(stage, before and before["configuration"])
     now = {"stage": stage.name, **origin(settings, context.seed, data, parents)}
     changed = before and check_same(before, now, folder)
-    if changed and finished is None:
-        context.progress.say(changed)
     if finished is not None:
         context.progress.say(f"{stage.name} is done already, in {folder}")
+    elif changed:
+        context.progress.say(changed)
     if before is None:
         write_atomically(folder / "origin.json", json.dumps(now, indent=2, ensure_ascii=False) + "\n")
     return now, finished
