@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -33,7 +33,7 @@ from millet.tasks.task import Grade, Problem, Task, climb
 from millet.train import devices, ungraded
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
-from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, policy_loss
+from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, parting, policy_loss
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.roles import Judges, Sampler, next_problem
 from millet.train.rollout import Group, Rollouts, Sample, parts
@@ -56,11 +56,12 @@ class Learner(Protocol):
 class GrpoSettings:
     """levels: that each task climbs, easiest first; by default its own. band: questions asked at each of them before
     the first step, to find where each task begins; 0 for the first one. questions: groups of a step. replies: to each.
-    keep: those of a group that are learned from, of which the rewards differ most; 0 for all. rounds: how often groups
-    without signal are replaced; those that have none after that are left out. format_reward, language_reward: weights
-    beside accuracy's 1. temperature: of the policy, which replies are sampled from and which is made better; beside 1,
-    the sampler's log-probabilities are not the policy's, so that ratios begin at 1 whatever the sampler's error.
-    language: of the replies, for it. overlong_margin: tokens below the longest reply from where
+    keep: those of a group that are learned from, of which the rewards differ most; 0 for all. tails: learn from all of
+    a reply that is worse than the mean; else up to where it leaves the last of the better ones. rounds: how often
+    groups without signal are replaced; those that have none after that are left out. format_reward,
+    language_reward: weights beside accuracy's 1. temperature: of the policy, which replies are sampled from and which
+    is made better; beside 1, the sampler's log-probabilities are not the policy's, so that ratios begin at 1 whatever
+    the sampler's error. language: of the replies, for it. overlong_margin: tokens below the longest reply from where
     length costs reward, 0 for nowhere. micro_tokens: of one pass through the model.
     resample: replace groups without signal at all; else they stay, in the mean and in the KL term.
     reference_every: steps after which the reference becomes the model of then (objective.kl).
@@ -71,6 +72,7 @@ class GrpoSettings:
     questions: int = 4
     replies: int = 8
     keep: int = 0
+    tails: bool = True
     max_tokens: int = 256
     temperature: float = 1.0
     resample: bool = True
@@ -333,8 +335,9 @@ class GrpoMethod:
         rows = []
         for each in groups:
             kept = most_varied(each.rewards.tolist(), self._settings.keep or self._settings.replies)
-            found = advantages(each.rewards[None, kept], self._settings.objective.standardise)[0]
-            rows += [(each.group.prompt, each.group.samples[i], a) for i, a in zip(kept, found.tolist(), strict=True)]
+            found = advantages(each.rewards[None, kept], self._settings.objective.standardise)[0].tolist()
+            samples = each.group.samples if self._settings.tails else _without_tails(each)
+            rows += [(each.group.prompt, samples[i], a) for i, a in zip(kept, found, strict=True)]
         return rows
 
     def _of_reference(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
@@ -395,6 +398,17 @@ class GrpoMethod:
         }
 
 
+def _without_tails(scored: Scored) -> list[Sample]:
+    """A group's replies; those below its mean only up to where they leave the last of the better ones."""
+    rewards, samples = scored.rewards.tolist(), scored.group.samples
+    mean, found = sum(rewards) / len(rewards), []
+    for sample, reward in zip(samples, rewards, strict=True):
+        better = [other.token_ids for other, its in zip(samples, rewards, strict=True) if its > reward]
+        end = parting(sample.token_ids, better) if reward < mean else len(sample.token_ids)
+        found.append(replace(sample, token_ids=sample.token_ids[:end], logprobs=sample.logprobs[:end]))
+    return found
+
+
 def _levels(task: Task, wanted: Sequence[int]) -> list[int]:
     """Those it has of the wanted levels; by default all that it climbs."""
     found = [level for level in wanted or climb(task) if 0 <= level < task.levels]
@@ -448,6 +462,10 @@ class GrpoStage(TrainingStage, GrpoSettings):
 
 def quantise_sampler(model: Model) -> None:
     """Have engines on a model in training compute with 8-bit copies of its weights, twice as fast on a CPU."""
+    if model.quantised:
+        raise BadRequest(
+            f'{model.name} has quantised weights, which are sampled from as they are; leave sampler = "q8" out'
+        )
     if not model.native:
         raise BadRequest('sampler = "q8" needs the native kernels and fp32 weights on a CPU; leave it out')
     model.network.copy_as(Format.Q8)

@@ -15,16 +15,17 @@ Departures from R1, each a field of `Objective`:
   questions (Dr. GRPO);
 - kl=0 needs no reference model.
 
-Three more are fields of `GrpoSettings`: `resample` (groups without signal are replaced, DAPO's dynamic sampling),
-`overlong_margin` (DAPO's soft overlong punishment) and `keep` (of a group, only replies whose rewards differ most are
-learned from; PODS, 2504.13818).
+Four more are fields of `GrpoSettings`: `resample` (groups without signal are replaced, DAPO's dynamic sampling),
+`overlong_margin` (DAPO's soft overlong punishment), `keep` (of a group, only replies whose rewards differ most are
+learned from; PODS, 2504.13818) and `tails` (what a worse reply says after it left the better ones; `parting`).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 import torch
@@ -80,6 +81,17 @@ def most_varied(rewards: Sequence[float], keep: int) -> list[int]:
     order = sorted(range(len(rewards)), key=lambda i: rewards[i])
     cuts = [[*order[:low], *order[len(order) - (keep - low) :]] for low in range(keep + 1)]
     return sorted(max(cuts, key=lambda cut: statistics.pvariance([rewards[i] for i in cut])))
+
+
+def parting(worse: Sequence[int], better: Iterable[Sequence[int]]) -> int:
+    """How many tokens of a reply lead up to and into its parting from the last of the better ones.
+
+    [5, 6, 7, 8] and better ones [5, 9], [5, 6, 4]: 3. What is said after that goes on from a mistake: to make it less
+    likely teaches nothing about the mistake, and is half of the tokens to be computed.
+    """
+    same = (takewhile(lambda pair: pair[0] == pair[1], zip(worse, each, strict=False)) for each in better)
+    together = max((sum(1 for _ in pairs) for pairs in same), default=len(worse))
+    return min(len(worse), together + 1)
 
 
 def overlong_penalty(lengths: Sequence[int], longest: int, margin: int) -> list[float]:

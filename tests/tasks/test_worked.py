@@ -284,7 +284,7 @@ def test_nothing_is_said_that_depends_on_what_was_not_said_yet():
     ]
 
 
-@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked"])
+@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked", "sorting"])
 def test_the_recipe_s_own_tasks_are_worked(name: str):
     task = find_task(f"recipes/millet-135m/{name}.py")
     for seed in range(50):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
 from millet.tasks.task import Answered, Grade, Problem, Task
-from millet.train.grpo import GrpoMethod, GrpoSettings
+from millet.train.grpo import GrpoMethod, GrpoSettings, Scored
 from millet.train.policy_loss import Objective
 from millet.train.roles import Graded
 from millet.train.rollout import Group, Sample, parts
@@ -148,6 +148,18 @@ def test_of_a_group_some_are_learned_from() -> None:
     for keep in (1, 17):
         with pytest.raises(BadRequest, match="2 to 16 of the replies"):
             GrpoSettings(replies=16, keep=keep)
+
+
+def test_what_a_worse_reply_says_after_its_mistake_may_be_left_out() -> None:
+    replies = [[1, 2, 3, 4], [1, 2, 5, 0, 0, 0], [1, 2, 3, 4], [2, 0, 0]]
+    rewards = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    samples = [Sample(ids, [-0.5] * len(ids), reply("")) for ids in replies]
+    scored = Scored(Say(3), 0, Problem("", ""), Group([9], samples), [Grade(1, "")] * 4, rewards)
+    for tails, expected in ((False, [[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4], [2]]), (True, replies)):
+        rows = method(Policy(), tails=tails)._rows([scored])
+        assert [sample.token_ids for _, sample, _ in rows] == expected
+        assert all(len(sample.logprobs) == len(sample.token_ids) for _, sample, _ in rows)
+        assert [advantage > 0 for _, _, advantage in rows] == [True, False, True, False]
 
 
 def _learned(taught: GrpoMethod) -> list[list[Any]]:

@@ -117,6 +117,14 @@ def test_a_quantised_sampler_is_told_by_its_mismatch(tmp_path: Path, more: str) 
     assert all(mismatch < 1e-5 for mismatch in found["fp32"])
 
 
+@pytest.mark.usefixtures("with_native")
+def test_a_base_that_is_quantised_already_is_not_quantised_for_sampling(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "toy", more=LORA, quantised=True)
+    recipe.write_text(recipe.read_text().replace("exact = true", 'exact = false\nsampler = "q8"'))
+    with pytest.raises(BadRequest, match="has quantised weights, which are sampled from as they are"):
+        train(read_recipe(recipe), tmp_path / "out", Heard())
+
+
 def test_replies_are_sampled_at_its_temperature(tmp_path: Path) -> None:
     """So cold that all replies to a question are the same; at 1, as everywhere else here, they differ."""
     recipe = write(tmp_path / "toy", more="temperature = 1e-4")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from millet.errors import BadRequest
-from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, policy_loss
+from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, parting, policy_loss
 
 LENGTHS = [3, 1, 5, 2]
 Average = Literal["reply", "token", "constant"]
@@ -140,6 +140,13 @@ def test_of_a_group_those_are_kept_whose_rewards_differ_most(seed: int) -> None:
         assert statistics.pvariance([rewards[i] for i in kept]) == pytest.approx(best)
     assert 3 in most_varied([0.0, 0.0, 0.0, 1.0, 0.0], 2)
     assert len(set(most_varied([1.0, 1.0, 1.0], 2))) == 2
+
+
+def test_a_reply_parts_from_the_better_one_that_it_follows_longest() -> None:
+    assert parting([5, 6, 7, 8], [[5, 9], [5, 6, 4]]) == 3
+    assert parting([5, 6, 7, 8], [[1]]) == 1
+    assert parting([5, 6], [[5, 6, 7]]) == 2
+    assert parting([5, 6], []) == 2
 
 
 def test_overlong_replies_lose_reward_gently() -> None:
