@@ -284,7 +284,7 @@ def test_nothing_is_said_that_depends_on_what_was_not_said_yet():
     ]
 
 
-@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked", "sorting"])
+@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked", "sorting", "stories"])
 def test_the_recipe_s_own_tasks_are_worked(name: str):
     task = find_task(f"recipes/millet-135m/{name}.py")
     for seed in range(50):
@@ -292,6 +292,21 @@ def test_the_recipe_s_own_tasks_are_worked(name: str):
         assert task.grade(problem, task.work(problem)).passed
         wrong = str(int(problem.answer) + 1) if re.fullmatch(r"-?\d+", problem.answer) else problem.answer[1:]
         assert not task.grade(problem, PlainReply("", wrong)).passed
+
+
+def test_every_template_of_a_story_is_told_with_numbers_that_come_out_well():
+    task = find_task("recipes/millet-135m/stories.py")
+    module = sys.modules[type(task).__module__]
+    rng = random.Random(0)
+    for template in module._templates():
+        for _ in range(5):
+            problem = module._told(template, rng)
+            assert problem, f"no numbers were found for {template.told!r}"
+            assert not re.search(r"[{}\[\]|]", problem.prompt), problem.prompt
+            assert problem.prompt.endswith("?")
+            assert eval(problem.meta["expression"]) == int(problem.answer) > 0
+            told = set(re.findall(r"\d+", problem.prompt))
+            assert set(re.findall(r"\d+", problem.meta["expression"])) <= told | {"2", "3", "4", "5", "7", "10", "12"}
 
 
 def varied(prompt: str, solution: str, seed: int = 0) -> Problem | None:
