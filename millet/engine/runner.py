@@ -74,6 +74,8 @@ class Runner:
         if not decoding or len(decoding) < len(running) or not self.gate.open(len(decoding)):
             return
         for sequence in decoding:
+            if sequence.siblings:
+                continue  # a guess would have to be verified for each of them
             guesses = self.lookup.propose(sequence) if self.lookup else self._mtp_guess(sequence)
             sequence.drafts = guesses[: sequence.max_length - len(sequence.token_ids) - 1]
 
@@ -124,7 +126,8 @@ class Runner:
     ) -> tuple[list[Sequence], int]:
         """Draw the next token of each; where it is the guessed one, the next row is valid too: draw again from it.
 
-        Returns the sequences of the step, new samples included, and how many tokens were drawn.
+        Samples that have said the same so far draw from one row, and stay one sequence as long as they draw the same.
+        Returns the sequences of the step, these samples included, and how many tokens were drawn for those of `works`.
         """
         spans = {w.sequence: (w.sequence.num_computed, min(w.length, w.sequence.num_uncomputed)) for w in works}
         computed = {sequence: count for sequence, (_, count) in spans.items()}  # rows whose tokens are confirmed
@@ -132,15 +135,14 @@ class Runner:
         turns: list[tuple[int, Sequence]] = []
         copies: list[tuple[int, int]] = []
         for row, work in drawing:
-            turns.append((row, work.sequence))
-            for child in self._fork(work.sequence, computed[work.sequence], copies):
-                turns.append((row, child))
-                touched.append(child)
+            turns += ((row, sequence) for sequence in (work.sequence, *work.sequence.siblings))
+            touched += _caught_up(work.sequence)
+        before = [(work.sequence, len(work.sequence.token_ids)) for _, work in drawing]
         guessed = drawn = 0  # guesses that the sequences still in `turns` have had confirmed; tokens
         while turns:
             sequences = [sequence for _, sequence in turns]
-            sampled = sample(_take(logits_NV, [row + guessed for row, _ in turns]), sequences)
-            drawn += len(turns)
+            sampled = sample(logits_NV, sequences, [row + guessed for row, _ in turns])
+            drawn += sum(sequence in computed for sequence in sequences)
             confirmed = []
             for i, (row, sequence) in enumerate(turns):
                 token, length = sampled.token_ids[i], len(sequence.token_ids)
@@ -158,6 +160,9 @@ class Runner:
                     computed[sequence] += 1
                     confirmed.append((row, sequence))
             turns, guessed = confirmed, guessed + 1
+        for sequence, length in before:
+            if sequence.siblings:
+                self._part(sequence, length, computed[sequence], copies)
         starts = {sequence: start for sequence, (start, _) in spans.items()}
         if self.mtp:
             self._mtp_draft(works, starts, computed, hidden_TD)
@@ -167,23 +172,23 @@ class Runner:
             self.scheduler.advance(sequence, starts[sequence] + count - sequence.num_computed)
         return touched, drawn
 
-    def _fork(self, parent: Sequence, computed: int, copies: list[tuple[int, int]]) -> list[Sequence]:
-        """Start the other samples of a prompt that has just been computed; those that could start now are returned."""
-        if not parent.siblings:
-            return []
-        self.scheduler.advance(parent, computed)
-        started = []
-        for child in parent.siblings:
-            child.top_logprobs = list(parent.top_logprobs)
-            child.logprobs = list(parent.logprobs)  # of tokens that their hooks forced alike
-            copy = self.scheduler.fork(parent, child)
-            if copy is False:
-                continue
-            if isinstance(copy, tuple):
+    def _part(self, leader: Sequence, length: int, computed: int, copies: list[tuple[int, int]]) -> None:
+        """Samples that go on as the leader does stay with it; every other way to go on becomes a sequence of its own.
+
+        length: of all of them before the token that was just drawn. Those that a hook has forced more on go alone.
+        """
+        ways: dict[object, list[Sequence]] = {}
+        for sequence in (leader, *leader.siblings):
+            if not sequence.done:
+                new = sequence.token_ids[length:]
+                alike = len(new) == 1 and sequence.finish_reason is None
+                ways.setdefault(new[0] if alike else sequence, []).append(sequence)
+        leader.siblings = []
+        self.scheduler.advance(leader, computed)
+        for first, *others in ways.values():
+            first.siblings = others
+            if first is not leader and (copy := self.scheduler.fork(leader, first)):
                 copies.append(copy)
-            started.append(child)
-        parent.siblings = []
-        return started
 
     def _mtp_draft(
         self, works: list[Work], starts: dict[Sequence, int], computed: dict[Sequence, int], hidden_TD: Tensor
@@ -217,6 +222,15 @@ class Runner:
                 self._mtp_drafts[sequence] = guess
 
 
+def _caught_up(leader: Sequence) -> list[Sequence]:
+    """Its siblings, with what was learned of the prompt and of tokens that all their hooks forced alike."""
+    for sibling in leader.siblings:
+        if sibling.num_cached is None:
+            sibling.num_cached = sibling.num_prompt
+            sibling.top_logprobs, sibling.logprobs = list(leader.top_logprobs), list(leader.logprobs)
+    return leader.siblings
+
+
 @dataclass(slots=True)
 class _Wanted:
     """The rows of a step whose logits are wanted, and what for."""
@@ -232,10 +246,3 @@ def _note(sequence: Sequence, logits_V: Tensor, token_id: int, logprob: float) -
     if sequence.sampling.top_logprobs:
         count = sequence.sampling.top_logprobs
         sequence.top_logprobs.append(likeliest(logits_V, count, token_id, logprob))
-
-
-def _take(logits_NV: Tensor, rows: list[int]) -> Tensor:
-    """Rows of the logits, without a copy in the usual case that they follow one another."""
-    if rows == list(range(rows[0], rows[0] + len(rows))):
-        return logits_NV[rows[0] : rows[0] + len(rows)]
-    return logits_NV[rows]

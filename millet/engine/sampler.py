@@ -31,14 +31,17 @@ class Sampled:
     logprobs: list[float] | None  # of the model's own distribution, where any row asked for them
 
 
-def sample(logits_NV: Tensor, sequences: list[Sequence]) -> Sampled:
-    """Draw the next token of each sequence from its row of fp32 logits."""
-    choice_NV = logits_NV
-    if any(_adjusts(s) for s in sequences):
+def sample(logits_NV: Tensor, sequences: list[Sequence], rows: list[int] | None = None) -> Sampled:
+    """Draw the next token of each sequence from its row of fp32 logits. rows: whose these are; by default in order."""
+    native, adjusts = _native(logits_NV), any(_adjusts(s) for s in sequences)
+    if native and not adjusts:  # without a copy of rows that several are drawn from
+        return Sampled(*draw(logits_NV, logits_NV, [_request(s) for s in sequences], rows))
+    choice_NV = logits_NV = logits_NV if rows is None else logits_NV[rows]
+    if adjusts:
         choice_NV = logits_NV.clone()
         for row_V, sequence in zip(choice_NV, sequences, strict=True):
             _adjust(row_V, sequence)
-    if _native(logits_NV):
+    if native:
         return Sampled(*draw(logits_NV, choice_NV, [_request(s) for s in sequences]))
     return _sample(logits_NV, choice_NV, sequences)
 

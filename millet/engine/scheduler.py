@@ -59,25 +59,24 @@ class Scheduler:
             tokens = tuple(sequence.token_ids[number * size : (number + 1) * size])
             sequence.serials.append(self.pool.remember(sequence.blocks[number], parent, tokens))
 
-    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | bool | None:
-        """Start `child`, a sample of the same prompt, from the parent's computed cache.
+    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
+        """Start `child`, a sample that has said what `parent` has, from the parent's computed cache.
 
-        Whole blocks are shared; a partly filled one must be copied: returns (source, target), or True where there is
-        nothing to copy. Without room the child queues up and finds the prompt in the prefix cache later: False.
+        Whole blocks are shared; a partly filled one must be copied: returns (source, target). Without room the child
+        queues up, and finds what it can in the prefix cache later.
         """
         full, rest = divmod(parent.num_computed, self.pool.block_size)
         if len(self.running) >= self.max_batch or self.pool.num_free < bool(rest):
             self._wait(child)
-            return False
+            return None
         child.blocks = parent.blocks[:full]
         for block in child.blocks:
             self.pool.share(block)
         child.serials = parent.serials[:full]
         child.num_computed = parent.num_computed
-        child.num_cached = child.num_prompt
         self._run(child)
         if not rest:
-            return True
+            return None
         child.blocks.append(self.pool.allocate())
         return parent.blocks[full], child.blocks[-1]
 

@@ -51,7 +51,7 @@ class Sequence:
         self.drafts: list[int] = []
         self.logprobs: list[float] = []  # may lag behind forced tokens, see `unscored`
         self.top_logprobs: list[TopLogprobs] = []  # beside them, where they were asked for
-        self.siblings: list[Sequence] = []  # further samples of this prompt, forked once it is computed
+        self.siblings: list[Sequence] = []  # samples that have the same tokens so far, and need no rows of their own
         self.finish_reason: str | None = None
         self.allow: Tensor | None = None
 

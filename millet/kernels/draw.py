@@ -26,9 +26,14 @@ class Draw:
     logprob: bool
 
 
-def draw(logits_NV: Tensor, choice_NV: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float] | None]:
-    """A token of each row of `choice_NV`, and (if any row asks) its log-probability under `logits_NV`."""
-    rows = _rows(logits_NV, choice_NV, len(draws))
+def draw(
+    logits_NV: Tensor, choice_NV: Tensor, draws: Sequence[Draw], of: Sequence[int] | None = None
+) -> tuple[list[int], list[float] | None]:
+    """For each draw a token of a row of `choice_NV`, and (if any asks) its log-probability under `logits_NV`.
+
+    of: the row of each, several may be of one; by default each of its own.
+    """
+    rows = _rows(logits_NV, choice_NV, range(len(draws)) if of is None else of)
     for row, how in zip(rows, draws, strict=True):
         row.temperature, row.top_k, row.top_p, row.min_p = how.temperature, how.top_k, how.top_p, how.min_p
         row.uniform, row.want_logprob, row.token = how.uniform, how.logprob, DRAWN
@@ -39,16 +44,16 @@ def draw(logits_NV: Tensor, choice_NV: Tensor, draws: Sequence[Draw]) -> tuple[l
 
 def log_probabilities(logits_NV: Tensor, token_ids: Sequence[int]) -> list[float]:
     """Log-probability of a given token under each row."""
-    rows = _rows(logits_NV, logits_NV, len(token_ids))
+    rows = _rows(logits_NV, logits_NV, range(len(token_ids)))
     for row, token in zip(rows, token_ids, strict=True):
         row.token, row.want_logprob = token, True
     _run(rows)
     return [row.logprob for row in rows]
 
 
-def _rows(logits_NV: Tensor, choice_NV: Tensor, count: int) -> Sequence[abi.Sample]:
-    rows = (abi.Sample * count)()
-    for i, row in enumerate(rows):
+def _rows(logits_NV: Tensor, choice_NV: Tensor, of: Sequence[int]) -> Sequence[abi.Sample]:
+    rows = (abi.Sample * len(of))()
+    for row, i in zip(rows, of, strict=True):
         row.logits = logits_NV.data_ptr() + 4 * i * logits_NV.stride(0)
         row.choice = choice_NV.data_ptr() + 4 * i * choice_NV.stride(0)
         row.size = logits_NV.shape[1]

@@ -45,9 +45,9 @@ def workloads(draw):
         requests.append(
             {
                 "prompt": prompt[: capacity - 1],
-                "n": draw(st.integers(1, 4)),
+                "n": draw(st.integers(1, 6)),
                 "max_tokens": draw(st.integers(1, 20)),
-                "temperature": draw(st.sampled_from([0.0, 1.0])),
+                "temperature": draw(st.sampled_from([0.0, 0.3, 1.0])),
                 "arrives": draw(st.integers(0, 12)),
                 "cancelled": draw(st.none() | st.integers(0, 20)),
             }
@@ -165,7 +165,32 @@ def test_samples_share_one_prompt(seed):
     samples[0].siblings = samples[1:]
     runner.scheduler.add(samples[0])
     run_all(runner)
-    assert network.rows_seen == [18, 4]  # the prompt once, then one row for each sample
+    first = {sample.token_ids[18] for sample in samples}
+    assert network.rows_seen == [18, len(first)]  # the prompt once, then one row for each way to go on
+
+
+def test_samples_that_agree_are_computed_once(seed):
+    """Greedy ones always do; warm ones until they part, behind which each has rows of its own."""
+    network = FakeNetwork(seed)
+    for temperature in (0.0, 0.7):
+        runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=64)
+        network.rows_seen.clear()
+        prompt = list(range(18))
+        sampling = Sampling(n=6, max_tokens=9, temperature=temperature, logprobs=True)
+        samples = [Sequence(prompt, sampling, index=i, max_length=27) for i in range(6)]
+        for sample in samples:
+            sample.seed = seed
+        samples[0].siblings = samples[1:]
+        runner.scheduler.add(samples[0])
+        run_all(runner)
+        texts = [sample.generated for sample in samples]
+        assert network.rows_seen == [18, *(len({tuple(text[:n]) for text in texts}) for n in range(1, 9))]
+        assert network.rows_seen == [18, *[1] * 8] or temperature
+        for sample in samples:
+            expected = network.expected(prompt, sampling, sample.index, seed, 27)
+            assert sample.token_ids == expected.token_ids
+            assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+            assert sample.num_cached == (18 if sample.index else 0)
 
 
 def test_long_prompt_does_not_stall_replies(seed):

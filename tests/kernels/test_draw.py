@@ -206,3 +206,11 @@ def test_rows_are_drawn_alike_in_any_company_and_on_any_number_of_threads(seed: 
         assert tokens == [token for (token,), _ in alone]
         assert logprobs == [logprob[0] for _, logprob in alone if logprob]
         assert logprobs == scored, "a drawn token's log-probability is that of a given one, bit for bit"
+
+
+def test_several_draws_of_one_row(seed: int) -> None:
+    logits_NV = torch.randn(5, 97, generator=torch.Generator().manual_seed(seed))
+    rng = random.Random(seed)
+    of = [rng.randrange(5) for _ in range(30)]
+    hows = [replace(PLAIN, uniform=rng.random(), logprob=True) for _ in of]
+    assert draw(logits_NV, logits_NV, hows, of) == draw(logits_NV[of], logits_NV[of], hows)
