@@ -73,16 +73,16 @@ def bench_grpo(
     return report
 
 
-def useful_flops(config: ModelConfig, shared_prompt: int, sampled: int, lora: bool) -> float:
-    """Multiplications and additions of a step in which each prompt is computed once: replies sampled; then forward,
+def useful_flops(config: ModelConfig, prompts: int, replies: int, lora: bool) -> float:
+    """Multiplications and additions of a step in which nothing is computed twice: replies sampled; then forward,
     gradients of what goes in and, in full training, of weights. Attention, and an adapter's own products, are left out
     as small.
 
-    shared_prompt: tokens of all questions together, each counted once. sampled: of all replies.
+    prompts: tokens of all questions together, each counted once. replies: of these, what a group says alike once.
     """
     head = config.vocab_size * config.hidden_size
     inside = config.num_parameters - (head if config.tie_word_embeddings else 2 * head)
-    return float((2 + (4 if lora else 6)) * (inside * (shared_prompt + sampled) + head * sampled))
+    return float((2 + (4 if lora else 6)) * (inside * (prompts + replies) + head * replies))
 
 
 class _Turns:
@@ -136,7 +136,7 @@ class _Turns:
 
     def _share(self, answer: dict[str, Any], kind: str, roof: float) -> float:
         prompts = answer["prompt_tokens"] // self._shape["replies"]
-        flops = useful_flops(self._config, prompts, answer["reply_tokens"], kind == "lora")
+        flops = useful_flops(self._config, prompts, answer["distinct_tokens"] - prompts, kind == "lora")
         return flops / answer["seconds"] / 1e9 / roof
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -44,7 +44,6 @@ class MilletTrainer:
         from millet.train.lora import LoraConfig
         from millet.train.optimizer import Optimizer, OptimizerSettings
         from millet.train.policy_loss import Objective
-        from millet.train.rollout import Rollouts
         from millet.train.trainee import Trainee
 
         settings = GrpoSettings(
@@ -58,22 +57,21 @@ class MilletTrainer:
         trainee = Trainee(load(model, dtype=None if lora else "float32"), LoraConfig(RANK, ALPHA) if lora else None)
         if shape["sampler"] == "q8" and not trainee.model.quantised:
             quantise_sampler(trainee.model)
-        rollouts = Rollouts(
+        rollouts = counting(
             Assistant(Engine(trainee.model, cache_tokens=16384)), think="off", max_tokens=settings.max_tokens
         )
-        self._replies = settings.replies
+        self._rollouts = rollouts
         self._method = GrpoMethod(trainee, rollouts, [Stories()], Graders(), settings, seed=0)
         self._optimizer = Optimizer(trainee.parameters, OptimizerSettings(learning_rate=RATE, clip=CLIP))
         self._done = 0
 
     def step(self) -> dict[str, Any]:
-        backward, tokens, sampled = 0.0, 0, 0
+        backward = 0.0
         for micro in self._method.micro_batches(self._done):
             began = time.perf_counter()
             micro.loss.backward()
             self._optimizer.collect()
             backward += time.perf_counter() - began
-            tokens, sampled = tokens + micro.tokens, sampled + micro.sampled
         began = time.perf_counter()
         self._optimizer.step(1.0, self._optimizer.norm())
         self._optimizer.clear()
@@ -83,8 +81,34 @@ class MilletTrainer:
         parts |= {"backward": backward, "update": time.perf_counter() - began}
         signal = 1 - (found["zero_signal"] or 0.0)
         told = {"signal": signal, "mismatch": found["mismatch"]}
-        prompts = (tokens - sampled) * self._replies  # a group's is computed once
-        return {"parts": parts, "prompt_tokens": prompts, "reply_tokens": sampled, **told}
+        return {"parts": parts, **count(self._rollouts.groups), **told}
+
+
+def counting(*args: Any, **settings: Any) -> Any:
+    """`Rollouts` that keeps the groups of the last step."""
+    from millet.train.rollout import Group, Rollouts
+
+    class Counting(Rollouts):
+        groups: list[Group]
+
+        def sample(self, *asked: Any) -> list[Group]:
+            self.groups = super().sample(*asked)
+            return self.groups
+
+    return Counting(*args, **settings)
+
+
+def count(groups: Sequence[Any]) -> dict[str, int]:
+    """prompt_tokens and reply_tokens: of all replies, each with its prompt. distinct_tokens: of both, where what the
+    replies of a group begin with alike counts once."""
+    from millet.train.prefixes import distinct
+
+    sequences = [[[*group.prompt, *sample.token_ids] for sample in group.samples] for group in groups]
+    return {
+        "prompt_tokens": sum(len(group.prompt) * len(group.samples) for group in groups),
+        "reply_tokens": sum(len(sample.token_ids) for group in groups for sample in group.samples),
+        "distinct_tokens": sum(map(distinct, sequences)),
+    }
 
 
 class TrlTrainer:

@@ -23,7 +23,7 @@ from millet.kernels.roof import measure_roof
 from millet.models.config import ModelConfig
 from millet.models.load import load
 from millet.train.data import Example, Renderer, render_files
-from millet.train.trainee import in_common
+from millet.train.prefixes import in_common
 
 PEERS = ("trl",)
 LENGTH = 2048  # tokens of a step

@@ -72,10 +72,10 @@ class Eager:
         self.parents = [None] * len(self.lengths) if parents is None else list(parents)
         ends = [0, *accumulate(-(-n // BLOCK_SIZE) for n in lengths)]
         blocks = [list(range(*pair)) for pair in pairwise(ends)]
-        spans = []
+        spans: list[Span] = []
         for own, n, parent in zip(blocks, self.lengths, self.parents, strict=True):
-            before = [] if parent is None else blocks[parent]
-            assert parent is None or self.lengths[parent] == len(before) * BLOCK_SIZE
+            before = [] if parent is None else spans[parent].block_table
+            assert parent is None or spans[parent].context == len(before) * BLOCK_SIZE
             spans.append(Span(len(before) * BLOCK_SIZE, n, [*before, *own]))
         self.rows = len(ids_T)
         self.num_blocks = ends[-1]

@@ -1,11 +1,12 @@
 """Attention over packed segments, some of which continue another: many replies to one prompt, computed with it once.
 
-Segment i continues the segment `parents[i]`: its positions go on where that one ends, and its rows see all of that
-one's rows and then, causally, their own. Nothing is padded, and nothing that a row may not see is computed.
+Segment i continues the segment `parents[i]`, which may continue another: its positions go on where that one ends, and
+its rows see all rows that lead up to it and then, causally, their own. Nothing is padded, and nothing that a row may
+not see is computed.
 
-On a CPU the two parts are attended to separately and merged by their softmax sums (Milakov and Gimelshein, 2018), all
-continuations of a segment together. The gradient of each part then needs only the merged result and sum, as in the
-blockwise attention of Liu et al. (2023).
+On a CPU each of these segments is attended to separately and the parts are merged by their softmax sums (Milakov and
+Gimelshein, 2018), all that comes behind a segment together. The gradient of each part then needs only the merged result
+and sum, as in the blockwise attention of Liu et al. (2023).
 
 Shape legend: T rows, N rows of some segments, H query heads, G key/value heads, K key width, W value width.
 """
@@ -40,7 +41,7 @@ class _Part:
 class SegmentAttention:
     """`lengths[i]` rows belong to segment i, in order; it continues `parents[i]`, or nothing where that is None.
 
-    A parent continues nothing itself, and those that continue it follow it directly. Differentiable.
+    All that continues a segment, directly or not, follows it before anything else does. Differentiable.
     """
 
     absorbed = False
@@ -50,16 +51,24 @@ class SegmentAttention:
     ) -> None:
         ends = list(accumulate(lengths))
         rows = [slice(end - n, end) for n, end in zip(lengths, ends, strict=True)]
-        starts = [0 if parent is None else lengths[parent] for parent in parents]
+        before: list[list[slice]] = []  # of each, the rows that lead up to it
+        for parent in parents:
+            before.append([] if parent is None else [*before[parent], rows[parent]])
+        starts = [sum(each.stop - each.start for each in leading) for leading in before]
         self.positions_T = torch.cat(
             [torch.arange(s, s + n, device=device) for s, n in zip(starts, lengths, strict=True)]
         )
-        self.segments = [(own, None if p is None else rows[p]) for own, p in zip(rows, parents, strict=True)]
+        self.segments = list(zip(rows, before, strict=True))
+        for i in reversed(range(len(parents))):  # where the last one ends that continues it
+            if (parent := parents[i]) is not None:
+                ends[parent] = max(ends[parent], ends[i])
+        behind = [slice(own.stop, end) for own, end in zip(rows, ends, strict=True)]
         self._parts = [_Part(own, own, causal=True) for own in rows]
-        for parent, keys in enumerate(rows):
-            children = [own for own, p in zip(rows, parents, strict=True) if p == parent]
-            if children:
-                self._parts.append(_Part(slice(children[0].start, children[-1].stop), keys, causal=False))
+        self._parts += [
+            _Part(queries, keys, causal=False)
+            for queries, keys in zip(behind, rows, strict=True)
+            if queries.start < queries.stop
+        ]
 
     def attend(
         self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGW: Tensor | None, *, scale: float, value_width: int
@@ -77,8 +86,9 @@ class SegmentAttention:
         outs = []
         for own, before in self.segments:
             q_NHK, k_NGK, v_NGW, mask = q_THK[own], k_TGK[own], v_TGW[own], None
-            if before is not None:
-                k_NGK, v_NGW = torch.cat((k_TGK[before], k_NGK)), torch.cat((v_TGW[before], v_NGW))
+            if before:
+                k_NGK = torch.cat([*(k_TGK[rows] for rows in before), k_NGK])
+                v_NGW = torch.cat([*(v_TGW[rows] for rows in before), v_NGW])
                 n, s = len(q_NHK), len(k_NGK)
                 mask = torch.full((n, s), -torch.inf, dtype=q_THK.dtype, device=q_THK.device).triu_(s - n + 1)
             outs.append(causal_attention(q_NHK, k_NGK, v_NGW, scale, mask))

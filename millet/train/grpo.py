@@ -34,6 +34,7 @@ from millet.train import devices, ungraded
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
 from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, parting, policy_loss
+from millet.train.prefixes import distinct
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.roles import Judges, Sampler, next_problem
 from millet.train.rollout import Group, Rollouts, Sample, parts
@@ -220,11 +221,8 @@ class GrpoMethod:
             clipped.add(found.clipped, size)
             kl.add(found.kl, size)
             largest = max(largest, found.largest_drift)
-            # A prompt that replies share goes through the model once.
-            prompts = {tuple(prompt) for prompt, _, _ in part}
-            tokens = sum(map(len, prompts)) + sum(len(sample.token_ids) for _, sample, _ in part)
             sampled, self._sampled = self._sampled * devices.first(), 0
-            yield MicroBatch(found.loss * weight, weight * tokens, sampled)
+            yield MicroBatch(found.loss * weight, weight * distinct(sequences), sampled)
         self._metrics |= {
             "mismatch": drift.value,
             "mismatch_largest": max(devices.gathered(largest)) if rows else None,

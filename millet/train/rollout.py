@@ -18,6 +18,7 @@ from millet.reasoning.prompt import Think
 from millet.reasoning.reply import Reply
 from millet.reasoning.run import Prepared
 from millet.train import devices
+from millet.train.prefixes import distinct
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
@@ -123,12 +124,13 @@ class Rollouts:
 
 def parts(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     """What goes through the model at once, in order: as many groups as have so many tokens together, or a process's
-    share of all. A group's prompt counts once, as it is computed once; only a group that is larger by itself is split.
+    share of all. What a group's sequences begin with alike counts once, as it is computed once; only a group that is
+    larger by itself is split.
 
     rows: prompt, sample, and whatever else; replies to one prompt stand together.
     """
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
-    sizes = [len(group[0][0]) + sum(len(row[1].token_ids) for row in group) for group in groups]
+    sizes = [distinct([[*row[0], *row[1].token_ids] for row in group]) for group in groups]
     tokens = min(tokens, -(-sum(sizes) // devices.count()))
     found: list[list[Row]] = []
     room = 0

@@ -3,9 +3,8 @@
     trainee = Trainee(model, LoraConfig(rank=16))
     loss = -torch.cat(trainee.logprobs(sequences, first)).mean()
 
-Sequences go through the network packed, each seeing only itself. Consecutive ones with the same prompt, as the replies
-of a group have, share its computation (in exact mode, that of its whole cache blocks). Where no two prompts are the
-same, all share what they begin with, such as a system message.
+Sequences go through the network packed, each seeing only itself. What several begin with is computed once (in exact
+mode, the whole cache blocks of it): a system message, a prompt and its replies up to where they part.
 
 A quantised base stays as it is: the native kernels compute with it, and only an adapter learns.
 
@@ -15,6 +14,7 @@ Shape legend: T rows of the packed batch, N rows with a target, D model width, V
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -38,8 +38,7 @@ from millet.models.weights import LAYER, unfilled
 from millet.train import devices, sharding
 from millet.train.lora import LoraConfig, attach, continue_from
 from millet.train.loss import Head, target_logprobs
-
-Ids = Sequence[int]
+from millet.train.prefixes import Ids, in_common
 
 
 class Trainee:
@@ -102,7 +101,7 @@ class Trainee:
             hidden_ND = hidden_ND / temperature  # logits are linear in it
         targets_N = torch.tensor(batch.targets, device=self.model.device)
         head = self.model.network.vocabulary.head.packed_at(0) or self.head
-        return list(target_logprobs(hidden_ND, head, targets_N, exact).split(counts))
+        return list(target_logprobs(hidden_ND, head, targets_N, exact)[batch.places].split(counts))
 
     def hidden(self, sequences: Sequence[Ids], first: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What the head computes logits from for every token from index first[i] (at least 1) on, differentiable, and
@@ -110,7 +109,8 @@ class Trainee:
         _, batch = self._batch(sequences, first)
         if batch is None:
             raise BadRequest("there is no token to learn from; give some")
-        return self._hidden(batch)[0], torch.tensor(batch.targets, device=self.model.device)
+        targets_N = torch.tensor(batch.targets, device=self.model.device)
+        return self._hidden(batch)[0][batch.places], targets_N[batch.places]
 
     @property
     def head(self) -> Tensor:
@@ -203,7 +203,8 @@ class Trainee:
         return counts, _pack(whole, unit=BLOCK_SIZE if self._exact else 1) if whole else None
 
     def _hidden(self, batch: _Batch) -> tuple[Tensor, Head | None]:
-        """The rows that have a target [N, D], and in exact mode how the engine computes their logits."""
+        """The rows that have a target, one for each that differs [N, D]; and in exact mode how the engine computes
+        their logits."""
         network, device = self.model.network, self.model.device
         ids_T, rows_N = torch.tensor(batch.ids, device=device), torch.tensor(batch.rows, device=device)
         if self._sharded:
@@ -223,13 +224,14 @@ class Trainee:
 @dataclass
 class _Batch:
     """Sequences laid end to end as segments: `parents[i]` is the segment that segment i continues. Row `rows[n]` has
-    to say how likely `targets[n]` is, in the sequences' order."""
+    to say how likely `targets[n]` is. places: of all sequences' targets in order, which n each is."""
 
     ids: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     parents: list[int | None] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
     def add(self, ids: Ids, parent: int | None = None) -> range:
         """A segment; returns its rows."""
@@ -239,30 +241,52 @@ class _Batch:
         self.parents.append(parent)
         return range(start, len(self.ids))
 
+    def ask(self, rows: Ids, targets: Ids) -> None:
+        """Have these rows say how likely these tokens are; what was asked before is not computed again."""
+        for pair in zip(rows, targets, strict=True):
+            place = self._asked.setdefault(pair, len(self.rows))
+            if place == len(self.rows):
+                self.rows.append(pair[0])
+                self.targets.append(pair[1])
+            self.places.append(place)
+
+    _asked: dict[tuple[int, int], int] = field(default_factory=dict)
+
 
 def _pack(sequences: Sequence[tuple[Ids, int]], unit: int) -> _Batch:
     """Each sequence with the index of its first target. The last token of each is only a target. Of what several begin
-    with, as many tokens are computed once as are a multiple of `unit`."""
+    with, as many tokens are computed once as are a multiple of `unit`; and one that only begins as another does needs
+    no rows of its own."""
     batch = _Batch()
-    for group in _alike(sequences):
-        shared = in_common([ids[:start] for ids, start in group]) // unit * unit if len(group) > 1 else 0
-        parent = len(batch.lengths) if shared else None
-        common = batch.add(group[0][0][:shared]) if shared else range(0)
-        for ids, start in group:
-            own = batch.add(ids[shared:-1], parent) if len(ids) > shared + 1 else ()
-            batch.rows += [*common, *own][start - 1 :]
-            batch.targets += ids[start:]
+    inputs = [tuple(ids[:-1]) for ids, _ in sequences]
+    longest: list[tuple[int, ...]] = []
+    for each in sorted(set(inputs), reverse=True):
+        if not longest or longest[-1][: len(each)] != each:  # behind what begins so, nothing else comes before it
+            longest.append(each)
+    longest.reverse()
+    rows: dict[tuple[int, ...], list[int]] = {each: [] for each in longest}
+    _lay(batch, longest, rows, unit)
+    for (ids, start), own in zip(sequences, inputs, strict=True):
+        batch.ask(rows[longest[bisect_left(longest, own)]][start - 1 : len(own)], ids[start:])
     return batch
 
 
-def _alike(sequences: Sequence[tuple[Ids, int]]) -> list[list[tuple[Ids, int]]]:
-    """Consecutive ones that share their whole prompt, such as replies to it; or, if none do, all: a system message
-    may be the same."""
-    groups = [list(group) for _, group in groupby(sequences, lambda each: tuple(each[0][: each[1]]))]
-    return groups if len(groups) < len(sequences) else [list(sequences)]
-
-
-def in_common(prompts: Sequence[Ids]) -> int:
-    """How many tokens all begin with; of one prompt, its own."""
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+def _lay(
+    batch: _Batch,
+    inputs: list[tuple[int, ...]],
+    rows: dict[tuple[int, ...], list[int]],
+    unit: int,
+    done: int = 0,
+    parent: int | None = None,
+) -> None:
+    """Sorted ones, none of which another begins with; their first `done` tokens are the same, and laid already."""
+    alone = len(inputs) == 1
+    shared = len(inputs[0]) if alone else max(done, in_common(inputs) // unit * unit)
+    if shared > done:
+        own = batch.add(inputs[0][done:shared], parent)
+        parent = len(batch.lengths) - 1
+        for each in inputs:
+            rows[each] += own
+    if not alone:  # short stretches are not worth a segment
+        for _, part in groupby(inputs, lambda each: each[shared : shared + BLOCK_SIZE]):
+            _lay(batch, list(part), rows, unit, shared, parent)

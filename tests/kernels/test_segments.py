@@ -7,8 +7,8 @@ from torch import Tensor
 from millet.kernels.attention import PackedAttention
 from millet.kernels.segments import SegmentAttention
 
-LENGTHS, PARENTS = [3, 7, 5, 1, 9, 4, 2], [None, None, 1, 1, 1, None, 5]
-WHOLE = [[0], [1, 2], [1, 3], [1, 4], [5, 6]]  # sequences, by their segments
+LENGTHS, PARENTS = [3, 7, 5, 1, 9, 2, 6, 4, 2], [None, None, 1, 1, 3, 4, 3, None, 7]
+WHOLE = [[0], [1, 2], [1, 3, 4, 5], [1, 3, 6], [7, 8]]  # sequences, by their segments
 
 
 @pytest.mark.parametrize(("kv_heads", "width"), [(4, 16), (2, 16), (1, 6)], ids=["heads", "groups", "narrow values"])

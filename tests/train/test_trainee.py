@@ -1,6 +1,7 @@
 """The trainee's log-probabilities and gradients against the model's own, sequence by sequence, and what it saves."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from millet.kernels.block_cache import BLOCK_SIZE
 from millet.models.load import load
 from millet.models.model import Model
 from millet.train.lora import LoraConfig
+from millet.train.prefixes import distinct
 from millet.train.trainee import Trainee
 from tests.models.files import toy, write_directory
 
@@ -126,6 +128,41 @@ def test_what_all_prompts_begin_with_is_computed_once(
     apart = [trainee.logprobs([ids], [start])[0] for ids, start in zip(sequences, first, strict=True)]
     torch.testing.assert_close(together, apart, rtol=0, atol=0 if exact else 1e-4)
     assert_same_gradients(gradients(trainee, together), gradients(trainee, apart), 1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.usefixtures("with_native")
+def test_what_replies_say_alike_is_computed_once(directory: Path, exact: bool, seed: int) -> None:
+    """Random trees of them: some the same, some cut off where another goes on, some parting late."""
+    rng = random.Random(seed)
+    trainee = moved(Trainee(fresh(directory), LORA, exact=exact), seed)
+    for _ in range(4):
+        prompt = SYSTEM[: rng.randrange(1, len(SYSTEM))]
+        replies = [[rng.randrange(200) for _ in range(60)]]
+        for _ in range(6):
+            trunk = rng.choice(replies)
+            at = rng.randrange(len(trunk))
+            replies.append(trunk[:at] + [rng.randrange(200) for _ in range(rng.choice((0, 1, 30)))])
+        sequences = [[*prompt, *reply] for reply in [*replies, replies[0]]]
+        first = [len(prompt)] * len(sequences)
+        together = trainee.logprobs(sequences, first)
+        apart = [trainee.logprobs([ids], [start])[0] for ids, start in zip(sequences, first, strict=True)]
+        torch.testing.assert_close(together, apart, rtol=0, atol=0 if exact else 1e-4, check_dtype=False)
+        assert_same_gradients(gradients(trainee, together), gradients(trainee, apart), 1e-4)
+        _, batch = trainee._batch(sequences, first)
+        assert batch is not None
+        inputs = {tuple(ids[:n]) for ids in sequences for n in range(1, len(ids))}
+        assert len(inputs) <= len(batch.ids) < sum(map(len, sequences))
+        assert distinct(sequences) == len({tuple(ids[:n]) for ids in sequences for n in range(1, len(ids) + 1)})
+
+
+def test_one_reply_that_begins_as_another_needs_no_rows(directory: Path) -> None:
+    _, batch = Trainee(fresh(directory))._batch([[1, 2, 3, 4, 5], [1, 2, 9], [1, 2, 3, 4, 5]], [2, 2, 2])
+    assert batch is not None
+    assert batch.ids == [1, 2, 3, 4]
+    assert batch.rows == [1, 2, 3, 1]
+    assert batch.targets == [3, 4, 5, 9]
+    assert batch.places == [0, 1, 2, 3, 0, 1, 2]
 
 
 def test_gradients_are_those_of_transformers(directory: Path, seed: int) -> None:
