@@ -16,7 +16,7 @@ from millet.evaluate.provenance import Origin
 from millet.evaluate.results import FAILURES, Attempt, Evaluation, Sample
 from millet.evaluate.wording import columns, range_of, title, value_of
 
-SHOWN = 2  # transcripts of each group that are right, and that are wrong
+SHOWN = 2  # transcripts of each group that are right, and that are wrong; and problems that one model alone solves
 LONGEST = 20_000  # characters of a text on the page
 
 
@@ -86,7 +86,7 @@ class Report:
             named = "Figures" if len(names) == 1 else f"Figures of {evaluation.model}"
             parts.append(section(named, _figures(evaluation.settings.k, summary)))
         if self.difference:
-            parts.append(self._differences(self.difference))
+            parts += [self._differences(self.difference), _changes(*self.evaluations)]
         for evaluation, summary in zip(self.evaluations, self.summaries, strict=True):
             if evaluation.attempts:
                 parts.append(_plots(evaluation, summary, f" of {evaluation.model}" if len(names) > 1 else ""))
@@ -213,6 +213,40 @@ def _plots(evaluation: Evaluation, summary: Summary, whose: str) -> str:
         lengths = [sample.completion_tokens for sample in samples]
         found.append(distribution("How long the replies are: replies by tokens", lengths, "tokens"))
     return section(f"Length and further tries{whose}" if k > 1 else f"Length{whose}", *found)
+
+
+def _changes(first: Evaluation, second: Evaluation) -> str:
+    """Problems that one of two models solves at the first try and the other does not, with what both of them say."""
+    parts = []
+    earlier = {(attempt.group, attempt.index): attempt for attempt in first.attempts}
+    for group, attempts in second.groups().items():
+        pairs = [(earlier[group, each.index], each) for each in attempts if (group, each.index) in earlier]
+        changed = [pair for pair in pairs if pair[0].samples[0].solved != pair[1].samples[0].solved]
+        gained = [pair for pair in changed if pair[1].samples[0].solved]
+        lost = [pair for pair in changed if not pair[1].samples[0].solved]
+        if changed:
+            parts.append(f"<h3>{escape(group)}: {len(gained)} gained, {len(lost)} lost</h3>")
+            names = (first.model, second.model)
+            parts += [_change("gained", "right", names, *pair) for pair in gained[:SHOWN]]
+            parts += [_change("lost", "wrong", names, *pair) for pair in lost[:SHOWN]]
+    if not parts:
+        return ""
+    told = (
+        f"What one of the two solves at the first try and the other does not: of each task the first {SHOWN} problems."
+    )
+    return section(f"Before and after: {first.model}, {second.model}", paragraph(told, "quiet"), *parts)
+
+
+def _change(what: str, kind: str, names: tuple[str, str], before: Attempt, after: Attempt) -> str:
+    texts = [("Problem", before.prompt)]
+    for name, attempt in zip(names, (before, after), strict=True):
+        texts += [(f"{name}: thought", attempt.samples[0].reasoning), (f"{name}: answer", attempt.samples[0].content)]
+    texts.append(("Expected", before.expected))
+    shown = "".join(f"<h4>{escape(name)}</h4><pre>{escape(_clipped(text))}</pre>" for name, text in texts if text)
+    return (
+        f'<details><summary><span class="{kind}">{what}</span> · problem {before.index}</summary>'
+        f"<div>{shown}</div></details>"
+    )
 
 
 def _transcripts(evaluation: Evaluation, whose: str) -> str:

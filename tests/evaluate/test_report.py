@@ -110,6 +110,27 @@ def test_what_a_reader_must_find() -> None:
     assert {"right", "wrong"} <= {attributes.get("class") for tag, attributes in page.tags if tag == "span"}
 
 
+def test_what_one_of_two_solves_is_shown_with_what_both_say() -> None:
+    def said(*scores: int) -> Evaluation:
+        attempts = [
+            attempt(i, sample(score, reasoning=f"thought {i} {'ab'[score]}"), prompt=f"problem {i}?")
+            for i, score in enumerate(scores)
+        ]
+        return evaluation(attempts, model="ab"[scores[0]])
+
+    page = Page(report(said(0, 0, 1, 0, 1), said(1, 0, 0, 1, 1)).to_html())
+    told = page.text[page.text.index("Before and after: a, b") : page.text.index("Length of a")]
+    assert "2 gained, 1 lost" in told
+    assert [int(n) for n in re.findall(r"(?:gained|lost) · problem (\d)", told)] == [0, 3, 2]
+    for index in (0, 2, 3):
+        assert told.index(f"problem {index}?") < told.index(f"thought {index} ")
+        assert f"thought {index} a" in told
+        assert f"thought {index} b" in told
+    assert "problem 1?" not in told
+    same = report(said(0, 1), said(0, 1)).to_html()
+    assert "Before and after" not in same
+
+
 def test_lineage_is_shown_where_there_is_one() -> None:
     assert "Lineage" not in Page(two().to_html()).text
     made = evaluation(solved(1, 0))
