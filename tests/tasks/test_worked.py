@@ -284,7 +284,7 @@ def test_nothing_is_said_that_depends_on_what_was_not_said_yet():
     ]
 
 
-@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked", "sorting", "stories"])
+@pytest.mark.parametrize("name", ["two_by_one", "spelling", "division", "asked", "sorting", "stories", "quotients"])
 def test_the_recipe_s_own_tasks_are_worked(name: str):
     task = find_task(f"recipes/millet-135m/{name}.py")
     for seed in range(50):
@@ -292,6 +292,16 @@ def test_the_recipe_s_own_tasks_are_worked(name: str):
         assert task.grade(problem, task.work(problem)).passed
         wrong = str(int(problem.answer) + 1) if re.fullmatch(r"-?\d+", problem.answer) else problem.answer[1:]
         assert not task.grade(problem, PlainReply("", wrong)).passed
+
+
+def test_quotients_say_their_digits_again():
+    module = sys.modules[type(find_task("recipes/millet-135m/quotients.py")).__module__]
+    assert module.quotient(782, 23) == [
+        "78: 7/2 about 3, 23*3: 3*3=9 9, 2*3=6 69<78, 78-69: 8-9<0 18-9=9 9, 7-6-1=0 09, so 9; 3",
+        "92: 9/2 about 4, 23*4: 3*4=12 2, 2*4+1=8+1=9 92=92; 4",
+        "782/23=34",
+    ]
+    assert module.quotient(1040, 10)[1] == "4<10: 0"
 
 
 def test_every_template_of_a_story_is_told_with_numbers_that_come_out_well():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from millet.tasks.worked.arithmetic import over
@@ -11,7 +11,8 @@ from millet.tasks.worked.columns import total
 from millet.tasks.worked.unworked import Unworked, came_to
 
 
-def simple_equations(entry: Mapping[str, Any]) -> list[str]:
+def simple_equations(entry: Mapping[str, Any], divide: Callable[[int, int], list[str]] = over) -> list[str]:
+    """divide: the lines of a quotient."""
     name = entry["metadata"]["variable"]
     left, _, right = entry["metadata"]["equation"].partition("=")
     tree = ast.parse(left.strip(), mode="eval").body
@@ -28,7 +29,7 @@ def simple_equations(entry: Mapping[str, Any]) -> list[str]:
         factor, rest = -factor, -rest
         lines.append(f"{name if factor == 1 else f'{factor}*{name}'}={rest}")
     if factor != 1:
-        lines += over(rest, factor)
+        lines += divide(rest, factor)
     lines.append(f"{name}={rest // factor}")
     came_to(rest // factor, entry["answer"])
     return lines
