@@ -29,10 +29,9 @@ from millet.train import devices, ungraded
 from millet.train.divergence import Divergence, Sums, distance
 from millet.train.loop import MicroBatch
 from millet.train.metrics import read_log
-from millet.train.prefixes import distinct
 from millet.train.prompts import Prompts
 from millet.train.roles import Judges, Sampler, next_problem
-from millet.train.rollout import Group, Rollouts, parts
+from millet.train.rollout import Group, Rollouts, computed, parts
 from millet.train.stage import Context, Outcome, TrainingStage
 from millet.train.teacher import Teacher, load_teacher
 from millet.train.trainee import Trainee
@@ -125,7 +124,7 @@ class DistillOnPolicy:
             teacher = self._teacher.logits(sequences, first)
             found = distance(hidden_ND, self._student.head, targets_N, teacher, REVERSE, weight / whole)
             sums.add(found, weight)
-            yield MicroBatch(found.loss, weight * distinct(sequences), sampled)
+            yield MicroBatch(found.loss, weight * computed(part), sampled)
             sampled = 0
         self._measure(answered)
         self._metrics |= {**sums.means(whole, whole), "sampled_tokens": float(whole)}

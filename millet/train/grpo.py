@@ -34,10 +34,9 @@ from millet.train import devices, ungraded
 from millet.train.ladder import Ladder
 from millet.train.loop import MicroBatch
 from millet.train.policy_loss import Objective, advantages, most_varied, overlong_penalty, parting, policy_loss
-from millet.train.prefixes import distinct
 from millet.train.rewards import Language, format_reward, language_consistency
 from millet.train.roles import Judges, Sampler, next_problem
-from millet.train.rollout import Group, Rollouts, Sample, parts
+from millet.train.rollout import Group, Rollouts, Sample, computed, parts
 from millet.train.sharding import laid_out
 from millet.train.stage import Context, TrainingStage
 from millet.train.trainee import Trainee
@@ -222,7 +221,7 @@ class GrpoMethod:
             kl.add(found.kl, size)
             largest = max(largest, found.largest_drift)
             sampled, self._sampled = self._sampled * devices.first(), 0
-            yield MicroBatch(found.loss * weight, weight * distinct(sequences), sampled)
+            yield MicroBatch(found.loss * weight, weight * computed(part), sampled)
         self._metrics |= {
             "mismatch": drift.value,
             "mismatch_largest": max(devices.gathered(largest)) if rows else None,

@@ -122,6 +122,12 @@ class Rollouts:
         return found if len(found.prompt) <= self.longest_prompt() else None
 
 
+def computed(rows: Sequence[Row]) -> int:
+    """How many tokens go through the model for rows as in `parts`: what a group says alike once."""
+    groups = groupby(rows, key=lambda row: row[0])
+    return sum(distinct([[*row[0], *row[1].token_ids] for row in group]) for _, group in groups)
+
+
 def parts(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     """What goes through the model at once, in order: as many groups as have so many tokens together, or a process's
     share of all. What a group's sequences begin with alike counts once, as it is computed once; only a group that is
@@ -130,7 +136,7 @@ def parts(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
     rows: prompt, sample, and whatever else; replies to one prompt stand together.
     """
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
-    sizes = [distinct([[*row[0], *row[1].token_ids] for row in group]) for group in groups]
+    sizes = [computed(group) for group in groups]
     tokens = min(tokens, -(-sum(sizes) // devices.count()))
     found: list[list[Row]] = []
     room = 0

@@ -141,7 +141,7 @@ def test_what_replies_say_alike_is_computed_once(directory: Path, exact: bool, s
         replies = [[rng.randrange(200) for _ in range(60)]]
         for _ in range(6):
             trunk = rng.choice(replies)
-            at = rng.randrange(len(trunk))
+            at = rng.randint(1, len(trunk))
             replies.append(trunk[:at] + [rng.randrange(200) for _ in range(rng.choice((0, 1, 30)))])
         sequences = [[*prompt, *reply] for reply in [*replies, replies[0]]]
         first = [len(prompt)] * len(sequences)
