@@ -333,8 +333,11 @@ class GrpoMethod:
         for each in groups:
             kept = most_varied(each.rewards.tolist(), self._settings.keep or self._settings.replies)
             found = advantages(each.rewards[None, kept], self._settings.objective.standardise)[0].tolist()
-            samples = each.group.samples if self._settings.tails else _without_tails(each)
-            rows += [(each.group.prompt, samples[i], a) for i, a in zip(kept, found, strict=True)]
+            for i, advantage in zip(kept, found, strict=True):
+                whole = advantage >= 0 or self._settings.tails
+                rows.append(
+                    (each.group.prompt, each.group.samples[i] if whole else _until_it_parts(each, i), advantage)
+                )
         return rows
 
     def _of_reference(self, sequences: Sequence[Sequence[int]], first: Sequence[int]) -> list[Tensor]:
@@ -395,15 +398,12 @@ class GrpoMethod:
         }
 
 
-def _without_tails(scored: Scored) -> list[Sample]:
-    """A group's replies; those below its mean only up to where they leave the last of the better ones."""
-    rewards, samples = scored.rewards.tolist(), scored.group.samples
-    mean, found = sum(rewards) / len(rewards), []
-    for sample, reward in zip(samples, rewards, strict=True):
-        better = [other.token_ids for other, its in zip(samples, rewards, strict=True) if its > reward]
-        end = parting(sample.token_ids, better) if reward < mean else len(sample.token_ids)
-        found.append(replace(sample, token_ids=sample.token_ids[:end], logprobs=sample.logprobs[:end]))
-    return found
+def _until_it_parts(scored: Scored, at: int) -> Sample:
+    """A reply of a group up to where it leaves the last of those that are worth more."""
+    sample, reward, samples = scored.group.samples[at], scored.rewards[at], scored.group.samples
+    better = [other.token_ids for other, its in zip(samples, scored.rewards, strict=True) if its > reward]
+    end = parting(sample.token_ids, better)
+    return replace(sample, token_ids=sample.token_ids[:end], logprobs=sample.logprobs[:end])
 
 
 def _levels(task: Task, wanted: Sequence[int]) -> list[int]:

@@ -87,7 +87,7 @@ def parting(worse: Sequence[int], better: Iterable[Sequence[int]]) -> int:
     """How many tokens of a reply lead up to and into its parting from the last of the better ones.
 
     [5, 6, 7, 8] and better ones [5, 9], [5, 6, 4]: 3. What is said after that goes on from a mistake: to make it less
-    likely teaches nothing about the mistake, and is half of the tokens to be computed.
+    likely teaches nothing about the mistake.
     """
     same = (takewhile(lambda pair: pair[0] == pair[1], zip(worse, each, strict=False)) for each in better)
     together = max((sum(1 for _ in pairs) for pairs in same), default=len(worse))
