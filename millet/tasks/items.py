@@ -67,10 +67,7 @@ class FileTask:
         return rng.choice(self._items["train"])
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
-        answer = extract_answer(reply.content, problem.answer, problem.prompt)
-        if not answer:
-            return Grade(0, "no answer")
-        return Grade(1, "right") if self._compare(answer, problem.answer) else Grade(0, "wrong")
+        return grade_answer(problem, reply, self._compare)
 
     def work(self, problem: Problem) -> PlainReply:
         """The solution that came with the problem. Raises Unworked where none did."""
@@ -115,6 +112,14 @@ def same_answer(answer: str, right: str) -> bool:
     if value is not None:
         return to_number(answer) == value
     return answer.casefold().split() == right.casefold().split()
+
+
+def grade_answer(problem: Problem, reply: Answered, same: Compare = same_answer) -> Grade:
+    """What the reply answers against the right answer."""
+    answer = extract_answer(reply.content, problem.answer, problem.prompt)
+    if not answer:
+        return Grade(0, "no answer")
+    return Grade(1, "right") if same(answer, problem.answer) else Grade(0, "wrong")
 
 
 def read_jsonl(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:

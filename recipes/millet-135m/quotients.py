@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 
-from millet.tasks.extract import extract_answer, to_number
 from millet.tasks.gym import GymTask
+from millet.tasks.items import grade_answer
 from millet.tasks.task import Answered, Grade, PlainReply, Problem
 from millet.tasks.worked.arithmetic import long_division, over
 from millet.tasks.worked.equations import simple_equations
@@ -36,9 +36,7 @@ class Quotients:
     def grade(self, problem: Problem, reply: Answered) -> Grade:
         if "entry" in problem.meta:
             return self._equations.grade(problem, reply)
-        answer = extract_answer(reply.content, problem.answer, problem.prompt)
-        right = bool(answer) and to_number(answer) == to_number(problem.answer)
-        return Grade(float(right), "right" if right else "wrong")
+        return grade_answer(problem, reply)
 
     def work(self, problem: Problem) -> PlainReply:
         if "entry" in problem.meta:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from millet.tasks.extract import extract_answer, to_number
+from millet.tasks.items import grade_answer
 from millet.tasks.task import Answered, Grade, PlainReply, Problem
 from millet.tasks.worked.arithmetic import evaluate
 
@@ -67,11 +67,7 @@ class Stories:
                 return found
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
-        answer = extract_answer(reply.content, problem.answer, problem.prompt)
-        if not answer:
-            return Grade(0, "no answer")
-        right = to_number(answer) == to_number(problem.answer)
-        return Grade(float(right), "right" if right else "wrong")
+        return grade_answer(problem, reply)
 
     def work(self, problem: Problem) -> PlainReply:
         lines: list[str] = []
