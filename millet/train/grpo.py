@@ -54,7 +54,8 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings:
-    """levels: that each task climbs, easiest first; by default its own. band: questions asked at each of them before
+    """skip: so many questions of each task come before, which an earlier stage has had. levels: that each task climbs,
+    easiest first; by default its own. band: questions asked at each of them before
     the first step, to find where each task begins; 0 for the first one. questions: groups of a step. replies: to each.
     keep: those of a group that are learned from, of which the rewards differ most; 0 for all. tails: learn from all of
     a reply that is worse than the mean; else up to where it leaves the last of the better ones. rounds: how often
@@ -67,6 +68,7 @@ class GrpoSettings:
     reference_every: steps after which the reference becomes the model of then (objective.kl).
     """
 
+    skip: int = 0
     levels: tuple[int, ...] = ()
     band: int = 4
     questions: int = 4
@@ -93,7 +95,7 @@ class GrpoSettings:
         for name in ("questions", "max_tokens", "rounds", "micro_tokens", "reference_every"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("band", "format_reward", "language_reward", "overlong_margin"):
+        for name in ("skip", "band", "format_reward", "language_reward", "overlong_margin"):
             if getattr(self, name) < 0:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not self.temperature > 0:
@@ -138,7 +140,7 @@ class GrpoMethod:
         self._levels = {task.name: _levels(task, settings.levels) for task in tasks}
         self._beginnings: dict[str, tuple[int, list[Band]]] | None = None
         self.ladder = Ladder(self._levels)
-        self._drawn: Counter[str] = Counter()
+        self._drawn = Counter({task.name: settings.skip for task in tasks})
         self._reference: dict[str, Tensor] = {}
         self._metrics: dict[str, float | None] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)  # of this step, by what they were for

@@ -46,17 +46,19 @@ class Asked:
     index: int
 
 
-def questions(tasks: Sequence[Task], levels: Sequence[int], problems: int) -> list[Asked]:
-    """So many of each task at each level that it has. Of a file of prompts, all; of another list none twice."""
+def questions(tasks: Sequence[Task], levels: Sequence[int], problems: int, skip: int = 0) -> list[Asked]:
+    """So many of each task at each level that it has, behind `skip` others. Of a file of prompts, all; of another list
+    none twice, but at most to its end."""
     found = []
     for task in tasks:
         for level in levels if not isinstance(task, Prompts) else (0,):
-            count = problems
+            indices = range(skip, skip + problems)
             if isinstance(task, ItemTask):
                 known = len(task.items("train"))
-                count = known if isinstance(task, Prompts) else min(problems, known)
+                to_end = known - skip % known if known else 0  # behind it, `draw` begins again in another order
+                indices = range(known) if isinstance(task, Prompts) else indices[:to_end]
             if level < task.levels:
-                found += [Asked(task, level, index) for index in range(count)]
+                found += [Asked(task, level, index) for index in indices]
     return found
 
 

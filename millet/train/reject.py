@@ -30,11 +30,13 @@ READABLE = 0.9  # share of words that must be of the language
 
 @dataclass(frozen=True, kw_only=True)
 class RejectSettings:
-    """problems: of each task, at each level of `levels` (0 alone by default). replies: sampled to each question, at
-    `temperature`. keep: the most that are kept of one question. language: what the replies must be in."""
+    """problems: of each task, at each level of `levels` (0 alone by default). skip: so many of each come before, which
+    an earlier stage has had. replies: sampled to each question, at `temperature`. keep: the most that are kept of one
+    question. language: what the replies must be in."""
 
     problems: int = 100
     levels: tuple[int, ...] = (0,)
+    skip: int = 0
     replies: int = 8
     keep: int = 2
     temperature: float = 0.8
@@ -46,6 +48,8 @@ class RejectSettings:
         for name in ("problems", "replies", "keep", "max_tokens", "batch"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.skip < 0:
+            raise BadRequest(f"skip is {self.skip}; it must be at least 0")
         if not self.temperature > 0:
             raise BadRequest(f"temperature is {self.temperature}; it must be above 0, or all replies are the same")
 
@@ -75,7 +79,8 @@ class RejectStage(Stage, RejectSettings):
         RejectSettings.__post_init__(self)
 
     def run(self, context: Context) -> Outcome:
-        asked = questions([find_task(name, context.beside) for name in self.tasks], self.levels, self.problems)
+        tasks = [find_task(name, context.beside) for name in self.tasks]
+        asked = questions(tasks, self.levels, self.problems, self.skip)
         out = context.folder / DATA
         model = load(context.base, device=context.device)
         with sampler(model, self.cache_tokens, context.progress) as engine:

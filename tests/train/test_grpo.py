@@ -137,6 +137,16 @@ def test_groups_without_signal_are_replaced_and_never_learned_from() -> None:
     assert never.metrics()["mismatch"] is None
 
 
+def test_what_an_earlier_stage_has_asked_is_passed_over() -> None:
+    first, other = Policy(), Policy()
+    list(method(first, questions=5, resample=False).micro_batches(0))
+    list(method(other, questions=5, resample=False, skip=2).micro_batches(0))
+    assert other.asked[:3] == first.asked[2:]
+    assert not set(other.asked[3:]) & set(first.asked)
+    with pytest.raises(BadRequest, match="skip is -1"):
+        GrpoSettings(skip=-1)
+
+
 def test_of_a_group_some_are_learned_from() -> None:
     """The rare right reply always is: one of sixteen is enough, beside one that is wrong."""
     policy = Policy()

@@ -13,6 +13,8 @@ import pytest
 
 from millet.errors import BadRequest
 from millet.reasoning.reply import Reply, Usage
+from millet.tasks.draw import draw
+from millet.tasks.find import find_task
 from millet.tasks.task import Answered, Grade, Problem
 from millet.train.harvest import Harvest, collect, from_engine, questions
 from millet.train.ledger import Ledger
@@ -97,6 +99,20 @@ def test_the_shortest_right_ones_of_each_question_hard_questions_first(tmp_path:
     ]
 
 
+def test_what_an_earlier_stage_has_asked_is_passed_over(tmp_path: Path) -> None:
+    six = [(each.level, each.index) for each in questions([Sums()], (0, 1), 3)]
+    assert six == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [(each.level, each.index) for each in questions([Sums()], (0, 1), 3, skip=3)] == [
+        (level, index + 3) for level, index in six
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(f'{{"question": "{n}?", "answer": "{n}"}}\n' for n in range(9)))
+    listed = find_task(f"jsonl:{tmp_path / 'q.jsonl'}")
+    known = len(listed.items("train"))  # type: ignore[attr-defined]
+    for skip, left in ((0, known), (2, known - 2), (known, known), (known + 2, known - 2)):
+        found = questions([listed], (0,), 100, skip)
+        assert len({draw(each.task, "train", 0, each.index).prompt for each in found}) == len(found) == left
+
+
 def test_what_says_the_same_is_kept_once(tmp_path: Path) -> None:
     class Same(Scripted):
         def sample(self, questions: Sequence[str], replies: int, seeds: Sequence[int]) -> list[Group]:
@@ -137,3 +153,5 @@ def test_impossible_settings_are_one_line() -> None:
         RejectSettings(temperature=0)
     with pytest.raises(BadRequest, match="keep is 0"):
         RejectSettings(keep=0)
+    with pytest.raises(BadRequest, match="skip is -1"):
+        RejectSettings(skip=-1)
