@@ -35,6 +35,7 @@ METHODS = {
     "distill": "replies of a teacher",
     "sft": "supervised fine-tuning of {base}",
     "grpo": "reinforcement learning of {base} with GRPO",
+    "average": "average of {models}, which went on from {base}",
     "distill-logits": "distillation of a teacher's probabilities into {base}",
     "distill-on-policy": "distillation of a teacher into {base} on its own replies",
 }
@@ -52,6 +53,7 @@ SETTINGS = {
     "questions": "questions a step",
     "replies": "replies to each question",
     "keep": "kept of one question",
+    "share": "share of each",
     "epochs": "epochs",
     "batch_tokens": "tokens a step",
     "max_tokens": "tokens of a reply",
@@ -331,12 +333,16 @@ def _made(base: str, lineage: Mapping[str, Any]) -> str:
 def _stage(stage: Mapping[str, Any]) -> str:
     configuration, ledger = stage["configuration"], stage["ledger"]
     base = next(iter(stage["parents"]), "the base")
-    what = METHODS[configuration["kind"]].format(base=base, place=PLACES[configuration.get("thoughts", "on")])
+    what = METHODS[configuration["kind"]].format(
+        base=base,
+        place=PLACES[configuration.get("thoughts", "on")],
+        models=", ".join(configuration.get("models", ())),
+    )
     if conversations := stage.get("conversations"):
         counts = ", ".join(f"{task} {count:,}" for task, count in conversations.items())
         what += f": {sum(conversations.values()):,} conversations, {counts}"
-    else:
-        what += f" on {', '.join(source.removeprefix(FROM_STAGE) for source in _sources(configuration))}"
+    elif sources := _sources(configuration):
+        what += f" on {', '.join(source.removeprefix(FROM_STAGE) for source in sources)}"
         what += f": {stage['steps']:,} steps, {ledger['tokens']:,} tokens" if stage.get("steps") else ""
     settings = [
         f"{told} {value:g}" for key, told in SETTINGS.items() if (value := _setting(configuration, key)) is not None

@@ -33,7 +33,7 @@ from millet.train.lineage import RESTORED, check_same, origin, read_lineage, wri
 from millet.train.progress import Progress
 from millet.train.recipe import Recipe, configuration
 from millet.train.report import write_report
-from millet.train.stage import FROM_STAGE, MODEL, Context, Outcome, Stage, TrainingStage
+from millet.train.stage import FROM_STAGE, MODEL, Context, Outcome, Stage
 
 
 def train(recipe: Recipe, out: str | Path, progress: Progress) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     """What can be seen to fail before the first stage has cost anything."""
     names: list[str] = []
-    models = [stage.name for stage in recipe.stages if isinstance(stage, TrainingStage)]
+    models = [stage.name for stage in recipe.stages if stage.makes_model]
     for stage in recipe.stages:
         for source in stage.sources():
             if source.startswith(FROM_STAGE):
@@ -101,8 +101,9 @@ def _check(recipe: Recipe) -> None:
                 raise BadRequest(
                     f"stage {stage.name} reads {source}, which is not beside {recipe.path}; check the path"
                 )
-        if stage.base in names and stage.base not in models:
-            raise BadRequest(f"the base of stage {stage.name} is {stage.base}, which makes data and no model")
+        for parent in (stage.base, *stage.parents(stage.base or recipe.model.base)):
+            if parent in names and parent not in models:
+                raise BadRequest(f"stage {stage.name} needs the model of {parent}, which makes data and no model")
         names.append(stage.name)
 
 

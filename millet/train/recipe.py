@@ -42,6 +42,7 @@ KINDS = {
     "distill-logits": ("millet.train.distill_logits", "DistillLogitsStage"),
     "distill-on-policy": ("millet.train.distill_on_policy", "DistillOnPolicyStage"),
     "worked": ("millet.train.worked", "WorkedStage"),
+    "average": ("millet.train.average", "AverageStage"),
 }
 
 Table = TypeVar("Table")

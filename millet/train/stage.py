@@ -73,6 +73,8 @@ class Stage(ABC):
 
     together: ClassVar[bool] = False
     """Whether several processes run it together; else the first alone."""
+    makes_model: ClassVar[bool] = False
+    """Whether it makes a model; else data."""
 
     name: str
     base: str | None = None
@@ -108,6 +110,7 @@ class TrainingStage(Stage, LoopSettings):
     """
 
     together: ClassVar[bool] = True
+    makes_model: ClassVar[bool] = True
 
     lora: LoraConfig | None = None
     checkpointing: bool = False

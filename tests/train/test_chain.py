@@ -179,7 +179,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path: Path, monke
         ),
         (
             'kind = "worked"\ntasks = ["chain_sum"]\n[[stage]]\nkind = "grpo"\nbase = "worked"\ntasks = ["chain_sum"]',
-            "the base of stage grpo is worked, which makes data and no model",
+            "stage grpo needs the model of worked, which makes data and no model",
         ),
     ],
 )
