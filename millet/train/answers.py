@@ -1,8 +1,8 @@
 """A model's own answers, by themselves or behind thoughts that somebody wrote: it learns to think, and goes on saying
 what it said.
 
-The file has questions, and a thought for each where these are wanted. The answer is what the base says at once, at
-temperature 0, so that fine-tuning on it moves nothing but what is new.
+The file has questions, and a thought for each where these are wanted. The answer is what the base says at once, so that
+fine-tuning on it moves nothing but what is new.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ STRICT = Patience(tokens=16, times=2, staleness=False)
 class Answering(Stage):
     """What stages have in common that let a base answer.
 
+    temperature: of the answers. At 0 a small base repeats itself in its long ones, and who learns them repeats more.
     max_tokens: of an answer; one that is not over by then is left out, where nothing else is said, and so is one that
     repeats itself. batch: questions answered together. cache_tokens: of the engine.
     """
 
+    temperature: float = 0.0
     max_tokens: int = 256
     batch: int = 16
     cache_tokens: int = 16384
@@ -51,10 +53,12 @@ class Answering(Stage):
         for name in ("max_tokens", "batch"):
             if getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.temperature < 0:
+            raise BadRequest(f"temperature is {self.temperature}; it must be at least 0")
 
     def answering(self, engine: Engine) -> Rollouts:
         """Says what the engine's model says at once."""
-        return Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=0.0)
+        return Rollouts(Assistant(engine), think="off", max_tokens=self.max_tokens, temperature=self.temperature)
 
     def outcome(self, batches: Batches, asked: int, model: Model, context: Context) -> Outcome:
         """Data of all batches. asked: how many questions they are of. Raises BadRequest where there is none."""

@@ -78,6 +78,16 @@ def test_each_question_gets_what_the_base_says_behind_its_thought(tmp_path: Path
     assert ledger["flops"] == 2 * weights * ledger["sampled_tokens"] > 0
 
 
+def test_answers_can_be_sampled(tmp_path: Path, speaker: Path) -> None:
+    """At temperature 0 it says what it has learned; hot enough, all kinds of things."""
+    stages = f'{ANSWERS}thoughts = "off"\nlonger = "cut"\ntemperature = 2.0\n'
+    train(read_recipe(write(tmp_path, speaker, count=30, stages=stages)), tmp_path / "out", Heard())
+    said = [row["messages"][1]["content"] for row in rows(tmp_path / "out")]
+    assert len({SAYS, *said}) > 3
+    with pytest.raises(BadRequest, match="temperature is -1"):
+        AnswersStage(name="answers", data="x", temperature=-1)
+
+
 def test_a_later_stage_learns_from_it(tmp_path: Path, speaker: Path) -> None:
     learn = STAGE.format(epochs=1).replace("sums.jsonl", "stage:answers")
     whole = train(read_recipe(write(tmp_path, speaker, stages=ANSWERS + learn)), tmp_path / "out", Heard())
