@@ -42,12 +42,12 @@ def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> Non
     trains = any(isinstance(stage, TrainingStage) for stage in recipe.stages if stage.name == origin["stage"])
     unit = "step" if trains else "batch"
     count = f"{len(records):,} {unit if len(records) == 1 else 'steps' if trains else 'batches'}"
-    state = count if lineage else f"stopped after {count}"
+    state = (count if records else "done at once") if lineage else f"stopped after {count}"
     parents = f", from {', '.join(origin['parents'])}" if origin["parents"] else ""
     ledger = lineage["ledger"] if lineage else _so_far(records, recipe)
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{state}{html.escape(parents)}.</p>",
-        f"<h2>Curves</h2>{''.join(_curves(records))}",
+        f"<h2>Curves</h2>{''.join(_curves(records))}" if records else "",
         f"<h2>Cost</h2>{_table(ledger)}",
         f"<h2>Samples</h2>{_samples(samples, unit)}" if samples else "",
         f"<h2>Make it again</h2><pre>{html.escape(again)}</pre>",

@@ -57,7 +57,8 @@ def test_a_share_of_what_each_has_added(tmp_path: Path) -> None:
     assert template is not None
     assert template.source == millet.load(tmp_path / "out" / "1-start" / "model").template.source
     report = (tmp_path / "out" / "4-average" / "report.html").read_text()
-    assert "from start, one, other" in report
+    assert "done at once, from start, one, other." in report
+    assert "Curves" not in report
     assert json.loads((tmp_path / "out" / "5-more" / "lineage.json").read_text())["parents"].keys() == {"average"}
     again = Heard()
     assert train(recipe, tmp_path / "out", again)["stages"]["average"]["sha256"] == lineage["sha256"]
