@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -49,13 +49,14 @@ class AverageStage(Stage):
     def run(self, context: Context) -> Outcome:
         watch = Stopwatch(gpu=False)
         start = load(context.base, device="cpu")
-        began = _factors(start, context.base)
-        ended = [_factors(load(context.model(name), device="cpu"), name) for name in self.models]
-        for name, factors in zip(self.models, ended, strict=True):
-            if {key: each.shape for key, each in factors.items()} != {key: each.shape for key, each in began.items()}:
+        began, ended = _factors(start, context.base), []
+        for name in self.models:
+            model = load(context.model(name), device="cpu")
+            ended.append(_factors(model, name))
+            if _form(model) != _form(start):
                 raise BadRequest(
-                    f"stage {self.name}: the adapter of {name} has other modules or ranks than that of {context.base}; "
-                    "average what was trained from one start"
+                    f"stage {self.name}: the adapter of {name} has another base, other modules or ranks than that of "
+                    f"{context.base}; average what was trained from one start"
                 )
         ways = [{key: factors[key] - began[key] for key in began} for factors in ended]
         context.progress.say(f"{self.name}: cosines between the ways (0 for random walks): {self._agreement(ways)}")
@@ -83,6 +84,12 @@ def _factors(model: Model, name: str) -> dict[tuple[str, str], Tensor]:
         found[module, "A"] = factors.a_RD.float()
         found[module, "B"] = factors.b_FR.float() * factors.scale
     return found
+
+
+def _form(model: Model) -> Any:
+    """What two adapters must have in common to have a mean."""
+    assert model.adapter is not None
+    return model.adapter.base, {name: (f.a_RD.shape, f.b_FR.shape) for name, f in model.adapter.modules.items()}
 
 
 def _write(factors: Mapping[tuple[str, str], Tensor], start: Model, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_a_share_of_what_each_has_added(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stages", "says"), [
     (average("start", "all", base="all"), "1-all/model is no adapter; average models that were trained with"),
-    (average("start", "wide"), "the adapter of wide has other modules or ranks than that of .*start"),
+    (average("start", "wide"), "the adapter of wide has another base, other modules or ranks than that of .*start"),
     (average("start", "nobody"), "nobody"),
     (average("start", "sums"), "average needs the model of sums, which makes data and no model"),
     (average("start"), "name at least two, each once"),
@@ -83,6 +84,17 @@ def test_what_has_no_mean_is_one_line(tmp_path: Path, stages: str, says: str) ->
     with pytest.raises(millet.errors.MilletError, match=says) as caught:
         train(read_recipe(path), tmp_path / "out", Heard())
     assert "\n" not in str(caught.value)
+
+
+def test_adapters_of_two_models_have_no_mean(tmp_path: Path) -> None:
+    """Though they have the same shapes."""
+    path = write_toy(tmp_path, 1, stage("start") + stage("one", base="start") + stage("twin", base="other"))
+    shutil.copytree(tmp_path / "toy", tmp_path / "other")
+    path.write_text(
+        path.read_text().replace('base = "other"', f'base = "{tmp_path / "other"}"') + average("one", "twin")
+    )
+    with pytest.raises(BadRequest, match="the adapter of twin has another base"):
+        train(read_recipe(path), tmp_path / "out", Heard())
 
 
 def test_it_is_found_in_a_recipe_by_its_kind(tmp_path: Path) -> None:
