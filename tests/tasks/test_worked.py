@@ -5,6 +5,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -302,6 +303,46 @@ def test_quotients_say_their_digits_again():
         "782/23=34",
     ]
     assert module.quotient(1040, 10)[1] == "4<10: 0"
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("It has 4 x 12 = <<4*12=48>>48 legs.", ["It has 12*4: 2*4=8 8, 1*4=4 48 legs."]),
+    ("He pays $20 - $8 = $<<20-8=12>>12.", ["He pays 20-8: 0-8<0 10-8=2 2, 2-1=1 12."]),
+    ("That is 7 a page * 6 pages = <<7*6=42>>42 in all", ["That is 7 a page * 6 pages = 7*6=42 in all"]),
+    ("It is 48 because 50-2=<<50-2=48>>48", ["50-2: 0-2<0 10-2=8 8, 5-1=4 48"]),  # said before it is found
+    ("30/60=<<30/60=.5>>.5 of them", ["30/60=.5 of them"]),
+    ("Of 574 x 2=<<574*2=1148>>1,148, half.", ["Of 574*2: 4*2=8 8, 7*2=14 48, 5*2+1=10+1=11 1148, half."]),
+    ("So <<2+3=5>>5 and <<5+1=6>>6; done", ["So 2+3=5 and 5+1=6; done"]),
+    ("All: 2+3+4=<<2+3+4=9>>9 cats", ["All: 2+3=5", "5+4=9 cats"]),
+    ("Let x be that.", ["Let x be that."]),
+])  # fmt: skip
+def test_words_stand_around_what_is_calculated(line: str, told: list[str], school: ModuleType):
+    assert school.told(line, []) == told
+
+
+def test_a_step_that_is_not_shown_is_not_taught(school: ModuleType):
+    with pytest.raises(Unworked, match="how it came to 1148"):
+        school.told("because 287 x 4 = <<1148=1148>>1,148", [])
+
+
+@pytest.fixture
+def school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    row = {"question": "How many?", "answer": "First,\n\n2+2=<<2+2=4>>4 cats.\nOr 4+1=<<4+1=5>>5.\n#### 5"}
+    (tmp_path / "gsm8k").mkdir()
+    jsonl(tmp_path / "gsm8k" / "train.jsonl", row)
+    monkeypatch.setenv("MILLET_DATA", str(tmp_path))
+    return sys.modules[type(find_task("recipes/millet-135m/school.py")).__module__]
+
+
+def test_solutions_of_school_are_shown_with_their_words(school: ModuleType):
+    task, plain = school.School(), find_task(school.SOURCE)
+    assert task.name == plain.name, "or others would be drawn"
+    (problem,) = (*task.items("train"), *task.items("eval"))
+    assert task.work(problem) == PlainReply("First,\n2+2=4 cats.\nOr 4+1=5.", "The answer is 5.")
+    assert task.grade(problem, task.work(problem)).passed
+    for solution, why in (("", "came without"), ("<<2+2=4>>4", "came to 4")):
+        with pytest.raises(Unworked, match=why):
+            task.work(Problem("How many?", "5", {"solution": solution}))
 
 
 def test_every_template_of_a_story_is_told_with_numbers_that_come_out_well():

@@ -21,12 +21,12 @@ def gsm8k(meta: Mapping[str, Any], answer: str) -> list[str]:
     if not notes:
         raise Unworked("it came without a solution that calculates")
     for expression, result in notes:
-        lines += _worked(expression, result)
+        lines += worked_note(expression, result)
     came_to(notes[-1][1], answer)
     return lines
 
 
-def _worked(expression: str, result: str) -> list[str]:
+def worked_note(expression: str, result: str) -> list[str]:
     """Of 46*3=138: 46*3: 6*3=18 8, 4*3+1=12+1=13 138. What is not of whole numbers is done in one go."""
     lines: list[str] = []
     if WHOLE.fullmatch(expression):
