@@ -27,7 +27,8 @@ pytestmark = pytest.mark.usefixtures("with_native")
 
 MTP_SETTINGS = V3 | VOCAB | {"model_type": "deepseek_v3", "norm_topk_prob": True, "num_nextn_predict_layers": 1}
 MTP_SETTINGS.pop("num_mtp_layers")
-NEW = 24
+NEW = 24  # tokens of a reply
+NEW_OF_THE_REAL_ONE = 10  # each costs it a thousand times as much
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,9 @@ def is_toy(model: Model) -> bool:
     return model.config.hidden_size < 100
 
 
-def sampling(**more: object) -> Sampling:
-    return Sampling(temperature=0.9, seed=5, max_tokens=NEW, ignore_eos=True, logprobs=True, **more)  # type: ignore[arg-type]
+def sampling(model: Model, **more: object) -> Sampling:
+    new = NEW if is_toy(model) else NEW_OF_THE_REAL_ONE
+    return Sampling(temperature=0.9, seed=5, max_tokens=new, ignore_eos=True, logprobs=True, **more)  # type: ignore[arg-type]
 
 
 def bits(completions: list[list[Completion]]) -> list[list[tuple]]:
@@ -112,7 +114,7 @@ def prompts(model: Model, known: dict, seed: int) -> list[list[int]]:
         with threads(1):
             for prompt in drawn:
                 with Engine(model, cache_tokens=1024, chunk=1024, speculation="off") as engine:
-                    outs += engine.generate([prompt], sampling())
+                    outs += engine.generate([prompt], sampling(model))
         assert len({tuple(c.token_ids) for samples in outs for c in samples}) == len(drawn)
         known[id(model)] = model, drawn, bits(outs)
     print(f"prompts = {known[id(model)][1]}")
@@ -133,8 +135,8 @@ def test_batch_chunks_prefixes_and_threads_change_no_bit(
     for batch, chunk, count in ways:
         options = {"cache_tokens": 8192, "max_batch": batch, "chunk": chunk, "speculation": "off"}
         with threads(count), Engine(model, **options) as engine:  # type: ignore[arg-type]
-            assert same(engine.generate(prompts, sampling()), expected), (batch, chunk, count, "cold")
-            warm = engine.generate(prompts, sampling())
+            assert same(engine.generate(prompts, sampling(model)), expected), (batch, chunk, count, "cold")
+            warm = engine.generate(prompts, sampling(model))
             assert same(warm, expected), (batch, chunk, count, "from cached prefixes")
             assert sum(samples[0].cached_tokens for samples in warm) > 50
 
@@ -144,11 +146,11 @@ def test_32_at_once_and_several_samples_change_no_bit(
 ) -> None:
     with Engine(model, cache_tokens=16384, max_batch=32, speculation="off") as engine:
         times = -(-32 // len(prompts))
-        found = engine.generate(prompts * times, sampling())
+        found = engine.generate(prompts * times, sampling(model))
         assert same(found, expected * times)
-        forked = engine.generate(prompts[:5], sampling(n=3))
+        forked = engine.generate(prompts[:5], sampling(model, n=3))
         assert [samples[:1] for samples in bits(forked)] == expected[:5]
-        again = engine.generate(prompts[4::-1], sampling(n=3))
+        again = engine.generate(prompts[4::-1], sampling(model, n=3))
         assert same(again, bits(forked)[::-1])
 
 
@@ -159,8 +161,8 @@ def test_guessing_changes_no_bit(model: Model, prompts: list[list[int]], expecte
     for batch, chunk in [(8, 37), (1, 256)] if is_toy(model) else [(8, 37)]:
         with Engine(model, cache_tokens=4096, max_batch=batch, chunk=chunk, speculation=how) as engine:  # type: ignore[arg-type]
             engine._runner.gate.open = lambda batch: True  # type: ignore[method-assign]
-            assert same(engine.generate(prompts, sampling()), expected)
-            assert same(engine.generate(prompts, sampling()), expected)
+            assert same(engine.generate(prompts, sampling(model)), expected)
+            assert same(engine.generate(prompts, sampling(model)), expected)
             if how == "mtp":
                 assert engine.stats()["drafted"] > 50
 
@@ -179,7 +181,7 @@ def test_greedy_guesses_are_taken_and_change_no_bit(model: Model, prompts: list[
 def test_preemption_changes_no_bit(model: Model, prompts: list[list[int]], expected: list[list[tuple]]) -> None:
     few = [i for i, prompt in enumerate(prompts) if len(prompt) < 100]
     with Engine(model, cache_tokens=112, max_batch=8, chunk=32, speculation="off") as engine:
-        found = engine.generate([prompts[i] for i in few], sampling())
+        found = engine.generate([prompts[i] for i in few], sampling(model))
         assert same(found, [expected[i] for i in few])
         assert engine.stats()["preemptions"] > 0
 
@@ -211,12 +213,12 @@ def test_so_they_do_with_gradients_and_in_exact_mode(
     lengths = (3, 20, 9) if is_toy(model) else (3,)
     prompts = [[rng.randrange(3, model.config.vocab_size) for _ in range(n)] for n in lengths]
     with Engine(model, cache_tokens=1024, exact=True) as engine:
-        expected = bits(engine.generate(prompts, sampling()))
+        expected = bits(engine.generate(prompts, sampling(model)))
         found, theirs = own_logprobs(model, prompts, expected)  # unpacks the weights under the engine
         assert all(row.requires_grad for row in found)
         for ours, row in zip(found, theirs, strict=True):
             assert torch.equal(ours.detach(), row)
-        assert same(engine.generate(prompts, sampling()), expected), "the engine goes on as if nothing had happened"
+        assert same(engine.generate(prompts, sampling(model)), expected), "it goes on as if nothing had happened"
     grads = gradients(model, found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("millet.kernels.native.library._open", lambda: "switched off by a test")
@@ -252,7 +254,7 @@ def test_a_trained_weight_changes_the_trainers_forward_at_once(loaded: Callable,
     after = model.logprobs(ids)[0]
     assert after.sum() > before.sum()
     with Engine(model, cache_tokens=64) as engine:
-        out = engine.generate([ids[0][:1]], sampling())[0][0]
+        out = engine.generate([ids[0][:1]], sampling(model))[0][0]
     with torch.no_grad():
         assert torch.equal(model.logprobs([[ids[0][0], *out.token_ids]])[0], torch.tensor(out.logprobs))
 
