@@ -1,7 +1,6 @@
 """Everyday questions, and what a program can see of a reply to them: that it says things once, and to its end.
 
-Worked solutions say the same digits and words again and again, and who learns from a million tokens of them does so in
-talk. Nothing here sees whether a reply is true, kind, or about the question: a penalty for the distance from where
+A quarter of this model's everyday replies come to repeat themselves, and no other task sees it. Nothing here sees whether a reply is true, kind, or about the question: a penalty for the distance from where
 training began (`kl`) has to keep that.
 """
 

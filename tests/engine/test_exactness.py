@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("with_native")
 MTP_SETTINGS = V3 | VOCAB | {"model_type": "deepseek_v3", "norm_topk_prob": True, "num_nextn_predict_layers": 1}
 MTP_SETTINGS.pop("num_mtp_layers")
 NEW = 24  # tokens of a reply
-NEW_OF_THE_REAL_ONE = 10  # each costs it a thousand times as much
+NEW_OF_THE_REAL_ONE = 10  # whose steps take longest
 
 
 @pytest.fixture(scope="module")
