@@ -1,7 +1,8 @@
 """Everyday questions, and what a program can see of a reply to them: that it says things once, and to its end.
 
-A quarter of this model's everyday replies come to repeat themselves, and no other task sees it. Nothing here sees whether a reply is true, kind, or about the question: a penalty for the distance from where
-training began (`kl`) has to keep that.
+A quarter of this model's everyday replies come to repeat themselves, and no other task sees it. Nothing here sees
+whether a reply is true, kind, or about the question: a penalty for the distance from where training began (`kl`) has to
+keep that.
 """
 
 from __future__ import annotations
