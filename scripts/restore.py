@@ -3,8 +3,9 @@
     python -m scripts.restore millet/models/adapters/NAME --to RUN
     millet train RECIPE --out RUN
 
-The second command runs the stages that the recipe has after those that shipped, from the model that shipped. Stages
-that made data run again. Models of earlier stages are not in the package, so no later stage can start from them.
+The second command runs the stages that the recipe has after those that shipped, from the model that shipped. Data of
+earlier stages are made again where a later stage reads them. Models of earlier stages are not in the package, so no
+later stage can start from them.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ def restore(adapter: Path, to: Path) -> str:
     size = sum(path.stat().st_size for path in adapter.iterdir())
     with written_whole(to, size) as temporary:
         for number, (name, stage) in enumerate(stages.items(), 1):
-            if name in trained:
-                folder = temporary / f"{number}-{name}"
-                folder.mkdir()
-                write_lineage(folder, stage | {RESTORED: True})
-        shutil.copytree(adapter, folder / MODEL, ignore=shutil.ignore_patterns(CARD))
-        write_lineage(folder / MODEL, stages[trained[-1]])
+            folder = temporary / f"{number}-{name}"
+            folder.mkdir()
+            write_lineage(folder, stage | {RESTORED: True})
+            if name == trained[-1]:
+                shutil.copytree(adapter, folder / MODEL, ignore=shutil.ignore_patterns(CARD))
+                write_lineage(folder / MODEL, stage)
     return f"{to}: {', '.join(trained)}; `millet train` goes on from {trained[-1]}"
 
 

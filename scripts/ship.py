@@ -103,10 +103,12 @@ def _lineage(run: Path) -> dict[str, Any]:
         raise BadRequest(f"{run} has no {LINEAGE} of a whole recipe; run `millet train` to its end")
     for number, (name, stage) in enumerate(lineage["stages"].items(), 1):
         folder = run / f"{number}-{name}"
+        if stage.pop(RESTORED, False):
+            continue  # it has its counts
         if stage["artifact"] == DATA:
             lines = (folder / DATA).read_text(encoding="utf-8").split("\n")  # a text may have U+2028
             stage["conversations"] = dict(Counter(json.loads(line)["source"]["task"] for line in lines if line))
-        elif RESTORED not in stage:  # or it knows them
+        else:
             stage["steps"] = len(read_log(folder / "metrics.jsonl"))
     return lineage
 

@@ -1,4 +1,4 @@
-"""The mean of adapters that were trained from one start, each in its own way.
+"""The mean of adapters that were trained from one start, each in its own way; or a part of the way of one.
 
 What a reward says is little beside the noise of a run, and most of a run's way is a random walk; the walks of several
 runs cancel, and what they have in common stays (WARP, 2406.16768; model soups, 2203.05482). The factors are averaged
@@ -29,7 +29,8 @@ from millet.train.stage import MODEL, TEMPLATE, Context, Outcome, Stage
 @dataclass(frozen=True, kw_only=True)
 class AverageStage(Stage):
     """models: stages, or other adapters, that began from `base`. share: how much of each one's difference from it is
-    added to it; the mean is 1 by their number, and more keeps more of what they agree on."""
+    added to it; the mean is 1 by their number, and more keeps more of what they agree on. Of one model, it is how much
+    of its way is kept (WiSE-FT, 2109.01903)."""
 
     makes_model: ClassVar[bool] = True
 
@@ -38,8 +39,8 @@ class AverageStage(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.models)) < 2 or len(set(self.models)) < len(self.models):
-            raise BadRequest(f"models is {list(self.models)}; name at least two, each once")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise BadRequest(f"models is {list(self.models)}; name at least one, each once")
         if not 0 < self.share <= 1:
             raise BadRequest(f"share is {self.share}; it must be above 0 and at most 1")
 
@@ -59,7 +60,8 @@ class AverageStage(Stage):
                     f"{context.base}; average what was trained from one start"
                 )
         ways = [{key: factors[key] - began[key] for key in began} for factors in ended]
-        context.progress.say(f"{self.name}: cosines between the ways (0 for random walks): {self._agreement(ways)}")
+        if len(ways) > 1:
+            context.progress.say(f"{self.name}: cosines between the ways (0 for random walks): {self._agreement(ways)}")
         mean = {key: began[key] + self.share * sum(way[key] for way in ways) for key in began}
         artifact = context.folder / MODEL
         _write(mean, start, artifact)

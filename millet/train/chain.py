@@ -61,6 +61,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     with _only_one(out) if devices.first() else nullcontext():
         devices.wait()  # no other process writes before the folder is there and this run's
         base = recipe.model.base  # of the next stage: a model, or the name of the stage that made it
+        to_run = devices.from_first(lambda: _to_run(recipe, out))
         done, lineages = dict[str, Path](), dict[str, Any]()
         for number, stage in enumerate(recipe.stages, 1):
             folder = _folder(out, number, stage)
@@ -76,7 +77,7 @@ def _train(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
                 beside=recipe.path.parent,
                 stages=dict(done),
             )
-            lineages[stage.name] = _run(recipe, stage, start, context)
+            lineages[stage.name] = _run(recipe, stage, start, stage.name in to_run, context)
             done[stage.name] = folder
             if lineages[stage.name]["artifact"] == MODEL:
                 base = stage.name
@@ -111,8 +112,9 @@ def _check_outside(recipe: Recipe, out: Path) -> None:
     """What stages that are still to run will need, models, tasks and servers: a day of training must not end with a
     typo."""
     names: list[str] = []
-    for number, stage in enumerate(recipe.stages, 1):
-        if read_lineage(_folder(out, number, stage)) is None:
+    to_run = _to_run(recipe, out)
+    for stage in recipe.stages:
+        if stage.name in to_run:
             for name in stage.parents(stage.base or recipe.model.base):
                 if name not in names:
                     locate(name)  # raises where there is neither a stage nor a model of that name
@@ -124,6 +126,20 @@ def _check_outside(recipe: Recipe, out: Path) -> None:
                     )
             stage.check()
         names.append(stage.name)
+
+
+def _to_run(recipe: Recipe, out: Path) -> set[str]:
+    """Stages that are not done; and of those that were restored, which are without their data, the ones that such a
+    stage reads."""
+    found: set[str] = set()
+    read: set[str] = set()
+    for number, stage in reversed([*enumerate(recipe.stages, 1)]):
+        lineage = read_lineage(_folder(out, number, stage))
+        missing = lineage is not None and RESTORED in lineage and FROM_STAGE + stage.name in read
+        if lineage is None or missing:
+            found.add(stage.name)
+            read.update(stage.sources())
+    return found
 
 
 def _folder(out: Path, number: int, stage: Stage) -> Path:
@@ -146,8 +162,8 @@ def _only_one(out: Path) -> Iterator[None]:
         yield
 
 
-def _run(recipe: Recipe, stage: Stage, start: str, context: Context) -> dict[str, Any]:
-    now, finished = devices.from_first(lambda: _begin(stage, start, context))
+def _run(recipe: Recipe, stage: Stage, start: str, to_run: bool, context: Context) -> dict[str, Any]:
+    now, finished = devices.from_first(lambda: _begin(stage, start, to_run, context))
     if finished is not None:
         return finished
     devices.from_first(lambda: _keep(recipe, context.folder.parent))
@@ -167,10 +183,10 @@ def _keep(recipe: Recipe, out: Path) -> None:
     write_atomically(out / "recipe.toml", recipe.path.read_text(encoding="utf-8"))
 
 
-def _begin(stage: Stage, start: str, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _begin(stage: Stage, start: str, to_run: bool, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What decides the stage, and its lineage where it has been run already."""
     folder = context.folder
-    finished = read_lineage(folder)
+    finished = None if to_run else read_lineage(folder)
     before = finished or _begun(folder)
     if finished is not None and RESTORED in finished:
         data, parents = dict[str, Path](), dict[str, Path]()

@@ -66,13 +66,24 @@ def test_a_share_of_what_each_has_added(tmp_path: Path) -> None:
     assert again.begun == []
 
 
+def test_a_share_of_the_way_of_one(tmp_path: Path) -> None:
+    ways = stage("start") + stage("one", "1e-2", "start") + average("one", share=0.25)
+    heard = Heard()
+    train(read_recipe(write_toy(tmp_path, 1, ways)), tmp_path / "out", heard)
+    start, one, part = (added(tmp_path / "out" / name) for name in ("1-start", "2-one", "3-average"))
+    for name, i in product(part, (0, 1)):
+        expected = start[name][i] + 0.25 * (one[name][i] - start[name][i])
+        torch.testing.assert_close(part[name][i], expected, rtol=0, atol=1e-6)
+    assert not [line for line in heard.lines if "cosines" in line], "there are no two to compare"
+
+
 @pytest.mark.parametrize(("stages", "says"), [
     (average("start", "all", base="all"), "1-all/model is no adapter; average models that were trained with"),
     (average("start", "wide"), "the adapter of wide has another base, other modules or ranks than that of .*start"),
     (average("start", "nobody"), "nobody"),
     (average("start", "sums"), "average needs the model of sums, which makes data and no model"),
-    (average("start"), "name at least two, each once"),
-    (average("start", "start"), "name at least two, each once"),
+    (average(), "name at least one, each once"),
+    (average("start", "start"), "name at least one, each once"),
     (average("start", "wide", share=0), "share is 0.0; it must be above 0 and at most 1"),
 ])  # fmt: skip
 def test_what_has_no_mean_is_one_line(tmp_path: Path, stages: str, says: str) -> None:

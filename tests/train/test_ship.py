@@ -188,13 +188,13 @@ def test_a_run_whose_folder_is_gone_goes_on_from_what_shipped(place: Path, tmp_p
     assert said == f"{tmp_path / 'run'}: sft; `millet train` goes on from sft"
     _, worked, sft = RECIPE.split("[[stage]]")
     again = worked.replace("problems", 'name = "again"\nproblems')
-    more = sft.replace('base = "{base}"\n', 'name = "more"\n').replace("stage:worked", "stage:again")
+    more = sft.replace('base = "{base}"\n', 'name = "more"\n')
     recipe = tmp_path / "recipe.toml"
     longer = "[[stage]]".join((RECIPE, again, more))
     recipe.write_text(longer.format(base=BASE, data=place / "sums.jsonl"))
     heard = Heard()
     whole = train(read_recipe(recipe), tmp_path / "run", heard)
-    assert [name for name, _, _ in heard.begun] == ["worked", "again", "more"]
+    assert [name for name, _, _ in heard.begun] == ["worked", "again", "more"], "what is read is made again"
     before = json.loads((place / "run" / "lineage.json").read_text())["stages"]
     for part in ("sha256", "ledger", "data", "parents", "configuration_sha256"):
         assert whole["stages"]["sft"][part] == without_places(before["sft"])[part]
@@ -204,11 +204,16 @@ def test_a_run_whose_folder_is_gone_goes_on_from_what_shipped(place: Path, tmp_p
     lineage = json.loads((tmp_path / "again" / "lineage.json").read_text())
     assert lineage["stages"]["sft"]["steps"] == len((place / "run/2-sft/metrics.jsonl").read_text().splitlines())
     restore(tmp_path / "again", tmp_path / "third")
-    third = "[[stage]]".join((longer, more.replace("more", "third"))).format(base=BASE, data=place / "sums.jsonl")
+    other = more.replace("more", "third").replace("stage:worked", "stage:again")
+    third = "[[stage]]".join((longer, other)).format(base=BASE, data=place / "sums.jsonl")
     recipe.write_text(third)
     heard = Heard()
     train(read_recipe(recipe), tmp_path / "third", heard)
-    assert [name for name, _, _ in heard.begun] == ["worked", "again", "third"]
+    assert [name for name, _, _ in heard.begun] == ["again", "third"], "and nothing else"
+    (tmp_path / "eval.json").write_text(json.dumps(evaluated(load(tmp_path / "third/5-third/model"))))
+    shipped(place, tmp_path / "last", run=tmp_path / "third", evaluations=[tmp_path / "eval.json"])
+    last = json.loads((tmp_path / "last" / "lineage.json").read_text())
+    assert last["stages"]["worked"] == lineage["stages"]["worked"]
     recipe.write_text(third.replace('name = "third"', 'name = "third"\nbase = "sft"'))
     restore(tmp_path / "again", tmp_path / "fourth")
     with pytest.raises(MilletError, match="stage third starts from sft, whose model is not in"):

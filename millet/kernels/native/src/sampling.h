@@ -97,10 +97,11 @@ inline int32_t draw_truncated(const MilletSample& row, const float* w, int32_t* 
         }
         double kept_weight = 0.0;
         int64_t kept = 0;
-        while (kept < ranked && (row.top_p >= 1.0 || kept_weight < row.top_p * mass) &&
-               w[order[kept]] >= row.min_p * w[order[0]])
-            kept_weight += w[order[kept++]];
-        if (kept == count && ranked == count && row.top_k != count && !everything) continue;
+        const auto enough = [&] { return row.top_p < 1.0 && kept_weight >= row.top_p * mass; };
+        const double smallest = row.min_p * w[order[0]];
+        while (kept < ranked && !enough() && w[order[kept]] >= smallest) kept_weight += w[order[kept++]];
+        const bool all_kept = kept == count && row.top_k != count && !enough() && smallest < least;
+        if (all_kept && !everything) continue;  // and more would be, if they were looked at
         const double target = row.uniform * kept_weight;
         double sum = 0.0;
         for (int64_t i = 0; i < kept; i++) {
