@@ -358,36 +358,3 @@ def test_every_template_of_a_story_is_told_with_numbers_that_come_out_well():
             assert eval(problem.meta["expression"]) == int(problem.answer) > 0
             told = set(re.findall(r"\d+", problem.prompt))
             assert set(re.findall(r"\d+", problem.meta["expression"])) <= told | {"2", "3", "4", "5", "7", "10", "12"}
-
-
-def varied(prompt: str, solution: str, seed: int = 0) -> Problem | None:
-    module = sys.modules[type(find_task("recipes/millet-135m/varied.py")).__module__]
-    answer = solution.rpartition("=")[2].removesuffix(">>")
-    return module.vary(Problem(prompt, answer, {"solution": solution}), random.Random(seed))
-
-
-def test_a_story_with_other_numbers_is_calculated_with_them():
-    prompt = "Ann sells 48 clips in April and half as many in May, at 7 days a week. How many altogether?"
-    for seed in range(20):
-        found = varied(prompt, "<<48/2=24>><<48+24=72>>", seed)
-        if found is None:  # an odd number has no half
-            continue
-        first = int(re.findall(r"\d+", found.prompt)[0])
-        assert found.prompt == prompt.replace("48", str(first))
-        assert found.meta["solution"] == f"<<{first}/2={first // 2}>><<{first}+{first // 2}={first + first // 2}>>"
-        assert found.answer == str(first + first // 2) != "72"
-        return
-    pytest.fail("none of 20 came out well")
-
-
-@pytest.mark.parametrize(("prompt", "solution"), [
-    ("Ann has 48 clips and 48 pens. How many things?", "<<48+48=96>>"),  # which of the two?
-    ("Ann has 5 clips in 7 boxes.", "<<5*7=35>><<35+90=125>>"),  # 90 comes from nowhere
-    ("Ann has 24 clips, half of the 48 of Bob. How many have both?", "<<48/2=24>><<24+48=72>>"),  # said, or a result?
-    ("Ann eats 3 of the pizzas, a third of them. How many are there?", "<<3*3=9>>"),
-    ("Ann has 60 minutes and 7 days.", "<<60*7=420>>"),  # what clocks and calendars have
-    ("Ann has 5 clips and 8 pens.", "<<5+8=14>>"),  # wrong already
-    ("Ann has 1.5 clips and 3 pens.", "<<1.5*3=4.5>>"),
-])  # fmt: skip
-def test_a_story_whose_numbers_have_no_plain_way_is_left_alone(prompt: str, solution: str):
-    assert not [found for seed in range(20) if (found := varied(prompt, solution, seed)) is not None]
