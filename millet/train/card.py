@@ -196,7 +196,7 @@ def _head(card: Card, data: Sequence[Data]) -> str:
         "pipeline_tag: text-generation",
         listed("language", card.languages),
     ]
-    if hubs := [each.hub for each in data if each.hub]:
+    if hubs := list(dict.fromkeys(each.hub for each in data if each.hub)):
         lines.append(listed("datasets", hubs))
     return "---\n" + "\n".join(lines) + "\n---"
 

@@ -128,9 +128,10 @@ def card_of(tmp_path: Path, text: str = CARD, **given: Any) -> str:
     )
 
 
-def test_the_head_is_as_hugging_face_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [CARD, CARD + 'hub = "org/gsm8k"\n'], ids=["once", "used-twice"])
+def test_the_head_is_as_hugging_face_reads_it(tmp_path: Path, text: str) -> None:
     yaml = pytest.importorskip("yaml")
-    _, head, _ = card_of(tmp_path).split("---\n", 2)
+    _, head, _ = card_of(tmp_path, text).split("---\n", 2)
     assert yaml.safe_load(head) == {
         "license": "apache-2.0",
         "base_model": "Org/Base-1M",
