@@ -186,18 +186,20 @@ def _keep(recipe: Recipe, out: Path) -> None:
 def _begin(stage: Stage, start: str, to_run: bool, context: Context) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What decides the stage, and its lineage where it has been run already."""
     folder = context.folder
-    finished = None if to_run else read_lineage(folder)
-    before = finished or _begun(folder)
-    if finished is not None and RESTORED in finished:
-        data, parents = dict[str, Path](), dict[str, Path]()
-        before = finished | {"data": {}, "parents": {}}
-    else:
+    lineage = read_lineage(folder)
+    finished = None if to_run else lineage
+    restored = lineage is not None and RESTORED in lineage
+    before = lineage or _begun(folder)
+    data, parents = dict[str, Path](), dict[str, Path]()
+    if to_run or not restored:
         parents = {name: _parent(name, stage, context) for name in stage.parents(start)}
         data = {name: context.path(name) for name in stage.sources()}
         tasks = {name: task_file(name, context.beside) for name in getattr(stage, "tasks", ())}
         data |= {name: path for name, path in tasks.items() if path is not None}
     settings = configuration(stage, before and before["configuration"])
     now = {"stage": stage.name, **origin(settings, context.seed, data, parents)}
+    if before is not None and restored:
+        before = before | {"data": now["data"], "parents": now["parents"]}  # what shipped tells no places
     changed = before and check_same(before, now, folder)
     if finished is not None:
         context.progress.say(f"{stage.name} is done already, in {folder}")

@@ -218,6 +218,11 @@ def test_a_run_whose_folder_is_gone_goes_on_from_what_shipped(place: Path, tmp_p
     restore(tmp_path / "again", tmp_path / "fourth")
     with pytest.raises(MilletError, match="stage third starts from sft, whose model is not in"):
         train(read_recipe(recipe), tmp_path / "fourth", Heard())
+    other_data = longer.format(base=BASE, data=place / "sums.jsonl").replace("problems = ", "problems = 1")
+    recipe.write_text(other_data)
+    restore(tmp_path / "toy", tmp_path / "fifth")
+    with pytest.raises(MilletError, match="1-worked has a run whose recipe was another one"):
+        train(read_recipe(recipe), tmp_path / "fifth", Heard())
     recipe.write_text(third.replace("3e-2", "2e-2"))
     with pytest.raises(MilletError, match="2-sft has a run whose recipe was another one"):
         train(read_recipe(recipe), tmp_path / "third", Heard())
