@@ -19,6 +19,7 @@ from millet.train.stage import TrainingStage
 WIDTH, HEIGHT = 460, 190  # of a curve, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 24  # around it
 POINTS = 400  # of a curve at most; each is the mean of its steps
+WINDOW = 5  # a curve's moving mean looks at one in so many of them
 SAMPLES = 3  # from the beginning, and from the end
 
 STYLE = """
@@ -27,7 +28,8 @@ body { max-width: 1000px; margin: 2rem auto; padding: 0 1rem }
 figure { display: inline-block; margin: 0 1rem 1rem 0 }
 figcaption { font-weight: 600 }
 svg { max-width: 100% } svg text { font-size: 11px; fill: currentColor; opacity: .7 }
-polyline { fill: none; stroke: #2f6fde; stroke-width: 1.5 } line { stroke: currentColor; opacity: .15 }
+polyline { fill: none; stroke: #2f6fde; stroke-width: 1.5; opacity: .3 } polyline.mean { stroke-width: 2; opacity: 1 }
+line { stroke: currentColor; opacity: .15 }
 table { border-collapse: collapse } td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; border-radius: .3rem }
 """
@@ -72,28 +74,40 @@ def command(recipe: Path, out: Path, processes: int) -> str:
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """One for each number that the steps, or batches, have."""
     names = dict.fromkeys(name for record in records for name in record if name not in ("step", "cost"))
-    curves = []
-    for name in names:
-        points = [(r["step"], r[name]) for r in records if isinstance(r.get(name), (int, float))]
-        if points:
-            curves.append(_curve(name, _thinned(points)))
-    return curves
+    curves = {name: points_of(records, name) for name in names}
+    return [_curve(name, points) for name, points in curves.items() if points]
+
+
+def points_of(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """(step, number) of those steps that have it; POINTS at most."""
+    return _thinned([(r["step"], r[name]) for r in records if isinstance(r.get(name), (int, float))])
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    size = -(-len(points) // POINTS)
+    size = -(-len(points) // POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
+    caption = html.escape(name.replace("_", " "))
+    svg = f'<svg role="img" aria-label="{caption}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+    return f"<figure><figcaption>{caption}</figcaption>{svg}{drawn(points)}</svg></figure>"
+
+
+def drawn(points: Sequence[tuple[float, float]]) -> str:
+    """A curve and its moving mean as elements of an SVG image of WIDTH by HEIGHT; (step, value) each."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     wide, tall = (max(xs) - min(xs)) or 1, (high - low) or 1
     across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    drawn = " ".join(
-        f"{LEFT + (x - min(xs)) / wide * across:.1f},{TOP + (high - y) / tall * down:.1f}" for x, y in points
-    )
+
+    def line(ys: Sequence[float]) -> str:
+        return " ".join(
+            f"{LEFT + (x - min(xs)) / wide * across:.1f},{TOP + (high - y) / tall * down:.1f}"
+            for x, y in zip(xs, ys, strict=True)
+        )
+
     lines, labels = "", ""
     for share in (0.0, 0.5, 1.0):
         y = TOP + share * down
@@ -101,9 +115,14 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
         labels += f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{high - share * tall:.4g}</text>'
     labels += f'<text x="{LEFT}" y="{HEIGHT - 6}">{min(xs):.0f}</text>'
     labels += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{max(xs):.0f}</text>'
-    caption = html.escape(name.replace("_", " "))
-    svg = f'<svg role="img" aria-label="{caption}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
-    return f'<figure><figcaption>{caption}</figcaption>{svg}{lines}<polyline points="{drawn}"/>{labels}</svg></figure>'
+    return f'{lines}<polyline points="{line(ys)}"/><polyline class="mean" points="{line(moving_mean(ys))}"/>{labels}'
+
+
+def moving_mean(values: Sequence[float]) -> list[float]:
+    """Of each value and those around it, as many before as behind; fewer at both ends."""
+    most = len(values) // WINDOW // 2
+    reach = [min(most, i, len(values) - 1 - i) for i in range(len(values))]
+    return [sum(values[i - n : i + n + 1]) / (2 * n + 1) for i, n in enumerate(reach)]
 
 
 def _samples(samples: Sequence[Mapping[str, Any]], unit: str) -> str:

@@ -20,6 +20,7 @@ from millet.train.checkpoint import file_hash
 from millet.train.lineage import tree_hash
 from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
+from millet.train.report import moving_mean
 from millet.train.signals import Stopped
 from tests.train.toy_recipe import STAGE, Heard, one_thread, unthinking_model, write_toy  # noqa: F401 - a fixture
 
@@ -216,6 +217,16 @@ def test_no_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pyte
     train(recipe, tmp_path / "out", Heard())
 
 
+def test_a_curve_s_mean_keeps_a_line_and_takes_noise_away() -> None:
+    line = [3.0 * i for i in range(40)]
+    assert moving_mean(line) == pytest.approx(line)
+    noisy = moving_mean([(-1.0) ** i for i in range(40)])
+    assert len(noisy) == 40
+    assert max(map(abs, noisy[4:-4])) == pytest.approx(1 / 9)
+    assert moving_mean([5.0]) == [5.0]
+    assert moving_mean([]) == []
+
+
 def test_the_report_needs_nothing_else_and_shows_text_as_text(tmp_path: Path) -> None:
     path = write_toy(tmp_path)
     path.write_text(path.read_text() + "# <script>\n")
@@ -225,7 +236,7 @@ def test_the_report_needs_nothing_else_and_shows_text_as_text(tmp_path: Path) ->
     assert "&lt;script&gt;" in report
     assert "http" not in report
     assert "<figcaption>loss</figcaption>" in report
-    assert report.count("<polyline") >= 4
+    assert report.count("<polyline points") == report.count('<polyline class="mean"') >= 4
     assert f"millet train {path} --out {tmp_path / 'out'}" in report
     assert "cpu seconds" in report
 
