@@ -16,14 +16,15 @@ from pathlib import Path
 from millet.errors import BadRequest, MilletError
 from millet.train.checkpoint import write_atomically
 from millet.train.metrics import read_log
-from millet.train.report import HEIGHT, WIDTH, drawn, points_of
+from millet.train.report import HEIGHT, MEAN, WIDTH, drawn, points_of
 
 TITLE = 20  # pixels above a curve
-STYLE = """
-text { font: 11px system-ui, sans-serif; fill: #777 } text.title { font-weight: 600; font-size: 13px }
-polyline { fill: none; stroke: #2f6fde; stroke-width: 1.5; opacity: .3 } polyline.mean { stroke-width: 2; opacity: 1 }
+STYLE = (
+    MEAN
+    + """text { font: 11px system-ui, sans-serif; fill: #777 } text.title { font-weight: 600; font-size: 13px }
 line { stroke: #777; opacity: .25 }
 """
+)
 
 
 def image(stage: Path, names: Sequence[str]) -> str:
@@ -50,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         write_atomically(options.to, image(options.stage, options.names))
-    except MilletError as error:
+    except (MilletError, OSError) as error:
         sys.exit(f"curves: {error}")
 
 

@@ -22,17 +22,21 @@ POINTS = 400  # of a curve at most; each is the mean of its steps
 WINDOW = 5  # a curve's moving mean looks at one in so many of them
 SAMPLES = 3  # from the beginning, and from the end
 
-STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
+MEAN = """
+polyline { fill: none; stroke: #2f6fde; stroke-width: 1.5; opacity: .3 } polyline.mean { stroke-width: 2; opacity: 1 }
+"""
+STYLE = (
+    MEAN
+    + """:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 1000px; margin: 2rem auto; padding: 0 1rem }
 figure { display: inline-block; margin: 0 1rem 1rem 0 }
 figcaption { font-weight: 600 }
 svg { max-width: 100% } svg text { font-size: 11px; fill: currentColor; opacity: .7 }
-polyline { fill: none; stroke: #2f6fde; stroke-width: 1.5; opacity: .3 } polyline.mean { stroke-width: 2; opacity: 1 }
 line { stroke: currentColor; opacity: .15 }
 table { border-collapse: collapse } td, th { text-align: left; padding: .15rem 1rem .15rem 0; vertical-align: top }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; border-radius: .3rem }
 """
+)
 
 
 def write_report(folder: Path, origin: Mapping[str, Any], recipe: Recipe) -> None:
