@@ -134,6 +134,16 @@ test("code is coloured once it is whole, and copied without its fences", async (
   vi.unstubAllGlobals();
 });
 
+test("long code is coloured once all of it is drawn", async () => {
+  const first = shown("```js\nlet a;\n```\n");
+  await until(() => expect(first.querySelector(".hljs-keyword")).not.toBeNull());
+  cleanup();
+  const code = "let a = 1;\n".repeat(1500);
+  const md = shown(`\`\`\`js\n${code}\`\`\`\n`);
+  await until(() => expect(md.querySelector(".hljs-keyword")).not.toBeNull());
+  expect(md.querySelector("pre")?.textContent).toBe(code);
+});
+
 test("code in a list item loses the item's indentation only", () => {
   const md = shown("1. a\n   ```\n   x\n     y\n   ```\n2. b\n\n  ```\n  x\n    y\n  ```");
   expect(Array.from(md.querySelectorAll("pre"), (pre) => pre.textContent)).toEqual(["x\n  y", "x\n  y"]);

@@ -17,13 +17,15 @@ const LONG = 10_000;
 
 /** A model's text. streaming: it is still being written, so that markup at its end may lack its other half. */
 export const Markdown = memo(function Markdown({ text, streaming = false }: { text: string; streaming?: boolean }) {
-  const blocks = useShown(useBlocks(text), text.length);
+  const all = useBlocks(text);
+  const blocks = useShown(all, text.length);
   const groups = useMemo(() => grouped(blocks), [blocks]);
+  const partial = blocks.length < all.length;
   return (
     <div className={text.length < LONG ? "md" : "md md-long"}>
       {groups.map((pieces, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: blocks are only added at the end
-        <Group key={index} pieces={pieces} open={streaming && index === groups.length - 1} />
+        <Group key={index} pieces={pieces} open={(streaming || partial) && index === groups.length - 1} />
       ))}
     </div>
   );
