@@ -1,12 +1,7 @@
-"""Gradients of two processes against one's: python -m torch.distributed.run ... -m tests.train.devices_run DIRECTORY...
-
-Each process has one of two sequences, and in turn the weights of each model. Prints the name of each that is as it
-should be.
-"""
+"""Gradients of two processes against one's."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -32,7 +27,9 @@ def gradients(directory: Path, sequences: list[list[int]], sharded: bool) -> tup
     return found, optimizer.norm()
 
 
-def main(directories: list[str]) -> None:
+def compare(directories: list[str]) -> None:
+    """In each of two processes, which has one of two sequences, and in turn the weights of each model. Prints the name
+    of each that is as it should be."""
     torch.set_num_threads(1)
     expected = [gradients(Path(directory), SEQUENCES, sharded=False) for directory in directories]
     with devices.joined():
@@ -45,7 +42,3 @@ def main(directories: list[str]) -> None:
             torch.testing.assert_close(found_norm, norm, rtol=1e-5, atol=0.0)
             if devices.first():
                 print(Path(directory).name, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from millet.cli import main, train
+from tests.train.forked import forked
 
 LARGEST = 200  # bytes of a file on the full disk: less than any checkpoint, or a batch of questions
-
-# A server that has imported everything is forked for each run: importing takes longer than a toy's training.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "millet.train.chain"])
 
 
 def train_until(fault: str, step: int, recipe: Path, out: Path, seconds: float = 0.0) -> tuple[int | None, str]:
@@ -29,18 +23,12 @@ def train_until(fault: str, step: int, recipe: Path, out: Path, seconds: float =
 
     fault: "kill", or "disk-full", which happens at once.
     """
-    receiver, sender = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_run, args=(fault, step, str(recipe), str(out), seconds, sender))
-    process.start()
-    sender.close()
-    with os.fdopen(os.dup(receiver.fileno())) as errors:
-        said = errors.read()
-    process.join()
-    return process.exitcode, said
+    process = forked(_run, fault, step, str(recipe), str(out), seconds)
+    said = process.ended()
+    return process.exit_codes[0], said
 
 
-def _run(fault: str, at: int, recipe: str, out: str, seconds: float, errors: Connection) -> None:
-    sys.stderr = os.fdopen(errors.fileno(), "w", buffering=1, closefd=False)  # a file could not grow on a full disk
+def _run(fault: str, at: int, recipe: str, out: str, seconds: float) -> None:
     torch.set_num_threads(1)
     shown = train._Lines.step
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from millet.cli import main
 from millet.errors import BadRequest
 from millet.train import devices, sharding
 from millet.train.chain import train
@@ -26,6 +27,8 @@ from millet.train.metrics import read_log
 from millet.train.recipe import read_recipe
 from millet.train.signals import Stopped
 from tests.models.files import toy, write_directory
+from tests.train import devices_run
+from tests.train.forked import PATIENCE, Forked, together
 from tests.train.test_grpo_stage import write as write_grpo
 from tests.train.toy_recipe import STAGE, Heard, one_thread, write_toy  # noqa: F401 - a fixture
 
@@ -37,13 +40,16 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-PATIENCE = 300  # seconds that a run of seconds may take on a machine with much else to do
-
 # Of a step's line in metrics.jsonl, what two processes may find other than one does.
 OWN = ("cost", "tokens_per_second", "mismatch_largest")
 
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
+def two(recipe: Path, out: Path) -> Forked:
+    """Two processes that train, without torchrun, which takes ten times as long to start them."""
+    return together(main.main, ["train", str(recipe), "--out", str(out)])
 
 
 def torchrun(recipe: Path, out: Path) -> subprocess.Popen[str]:
@@ -105,9 +111,8 @@ def test_gradients_add_up_to_those_of_one(tmp_path: Path, seed: int) -> None:
     """With a head of its own and one that is the embedding; and with experts, whose weights are not sharded."""
     cases = ["llama-biases", "qwen3-tied", "deepseek_v3"]
     directories = [str(write_directory(toy(case, seed), tmp_path / case)) for case in cases]
-    words = [*LAUNCHER, "tests.train.devices_run", *directories]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert run.stdout.split() == cases, run.stderr
+    said = together(devices_run.compare, directories).ended()
+    assert said.split() == cases, said
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
@@ -119,17 +124,17 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     ]
     path = write_toy(tmp_path, epochs=1, stages="".join(stages))
     path.write_text(path.read_text().replace("BASE", str(tmp_path / "toy")))
-    stderr = ended(process := torchrun(path, tmp_path / "two"))
-    assert process.returncode == 0, stderr
+    said = (run := two(path, tmp_path / "two")).ended()
+    assert run.exit_codes == [0, 0], said
     train(read_recipe(path), tmp_path / "one", Heard())
     for folder in ("1-full", "2-muon", "3-adapter"):
         assert_alike(tmp_path / "one" / folder, tmp_path / "two" / folder)
     for folder, file in (("1-full", "model.safetensors"), ("3-adapter", "adapter_model.safetensors")):
-        one, two = (load_file(tmp_path / out / folder / "model" / file) for out in ("one", "two"))
-        assert one.keys() == two.keys()
-        for name, values in one.items():
-            torch.testing.assert_close(two[name], values, rtol=0, atol=2e-3, msg=name)  # AdamW's steps have 3e-3
-    assert sum("learned" in line for line in stderr.splitlines()) == 3, "each stage's pre-flight is told once"
+        alone, beside = (load_file(tmp_path / out / folder / "model" / file) for out in ("one", "two"))
+        assert alone.keys() == beside.keys()
+        for name, values in alone.items():
+            torch.testing.assert_close(beside[name], values, rtol=0, atol=2e-3, msg=name)  # AdamW's steps have 3e-3
+    assert sum("learned" in line for line in said.splitlines()) == 3, "each stage's pre-flight is told once"
     assert (
         f"torchrun --standalone --nproc-per-node 2 -m millet train {path}"
         in (tmp_path / "two" / "1-full" / "report.html").read_text()
@@ -147,15 +152,15 @@ def test_two_processes_sample_and_learn_what_one_does(tmp_path: Path) -> None:
     names = f'name = "adapter"\nbase = "{tmp_path / "toy" / "toy"}"\n[stage.lora]\nrank = 4\n'
     adapter = stage.replace("[stage.optimizer]", names + "[stage.optimizer]")
     path.write_text(f"{head}[[stage]]{stage.replace('exact = true', '')}[[stage]]{adapter}")
-    stderr = ended(process := torchrun(path, tmp_path / "two"))
-    assert process.returncode == 0, stderr
+    said = (run := two(path, tmp_path / "two")).ended()
+    assert run.exit_codes == [0, 0], said
     train(read_recipe(path), tmp_path / "one", Heard())
     for folder in ("1-grpo", "2-adapter"):
-        one, two = tmp_path / "one" / folder, tmp_path / "two" / folder
-        assert_alike(one, two)
-        said = [[sample["reply"] for sample in read_log(each / "samples.jsonl")] for each in (one, two)]
-        assert len(said[0]) == 3
-        assert said[1] == said[0]
+        folders = [tmp_path / out / folder for out in ("one", "two")]
+        assert_alike(*folders)
+        alone, beside = ([sample["reply"] for sample in read_log(each / "samples.jsonl")] for each in folders)
+        assert len(alone) == 3
+        assert beside == alone
     assert all(each["mismatch_largest"] == 0 for each in records(tmp_path / "two" / "2-adapter"))
 
 
@@ -163,7 +168,7 @@ def test_killed_it_ends_in_one_line_and_goes_on_to_the_same_weights(tmp_path: Pa
     """SIGKILL to either process behind a random step. Then once more: SIGTERM, and the rest by one process."""
     path = write_toy(tmp_path, epochs=4)
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert not told(ended(torchrun(path, whole)))
+    assert not told(two(path, whole).ended())
     draw = random.Random(seed)
     process = torchrun(path, out)
     in_step(process, out / "1-sft" / "metrics.jsonl", draw.randrange(1, 10))
@@ -203,8 +208,8 @@ def test_two_processes_go_on_from_what_one_has_saved(tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         train(read_recipe(path), tmp_path / "out", Stopping())
-    ended(process := torchrun(path, tmp_path / "out"))
-    assert process.returncode == 0
+    said = (run := two(path, tmp_path / "out")).ended()
+    assert run.exit_codes == [0, 0], said
     assert_alike(tmp_path / "whole" / "1-sft", tmp_path / "out" / "1-sft")
 
 
@@ -219,8 +224,9 @@ def test_two_processes_go_on_from_what_one_has_saved(tmp_path: Path) -> None:
 def test_an_error_is_told_once(tmp_path: Path, spoil: Callable[[str], str], message: str) -> None:
     path = write_toy(tmp_path)
     path.write_text(spoil(path.read_text()))
-    (line,) = told(ended(torchrun(path, tmp_path / "out")))
+    (line,) = told((run := two(path, tmp_path / "out")).ended())
     assert message in line
+    assert run.exit_codes == [main.FAILED] * 2
 
 
 def test_one_process_has_all_of_it() -> None:
