@@ -159,7 +159,15 @@ def test_killed_anywhere(kind: str, toy: Toy, tmp_path: Path, seed: int) -> None
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_a_signal_lets_the_step_end_and_saves(kind: str, toy: Toy, tmp_path: Path) -> None:
-    heard = Interrupted(4, signal.SIGTERM)
+    """And a second run in the same folder, which is refused meanwhile, changes nothing."""
+
+    class Second(Interrupted):
+        def happen(self) -> None:
+            with pytest.raises(MilletError, match="another run is using"):
+                run(kind, toy.recipe, tmp_path / "out", Heard())
+            super().happen()
+
+    heard = Second(4, signal.SIGTERM)
     with pytest.raises(Stopped, match=r"stopped after (step|batch) \d+ of \d+ and saved; run the same command to go"):
         run(kind, toy.recipe, tmp_path / "out", heard)
     assert heard.steps[-1] in (4, 5), "a step that is done is saved, and no other is begun"
@@ -207,13 +215,3 @@ def test_a_loss_that_is_no_number_is_one_line(
         run(kind, toy.recipe, tmp_path / "out", Broken(4))
     monkeypatch.setattr(Trainee, "_hidden", hidden)
     toy.go_on(tmp_path / "out")
-
-
-@pytest.mark.parametrize("kind", STAGES)
-def test_two_runs_in_one_folder_refuse_each_other(kind: str, toy: Toy, tmp_path: Path) -> None:
-    class Second(Interrupted):
-        def happen(self) -> None:
-            with pytest.raises(MilletError, match="another run is using"):
-                run(kind, toy.recipe, tmp_path / "out", Heard())
-
-    assert run(kind, toy.recipe, tmp_path / "out", Second(4)) == toy.whole

@@ -1,8 +1,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,19 @@ from millet.train.metrics import read_log
 from millet.train.optimizer import OptimizerSettings
 from millet.train.progress import Silent
 from millet.train.signals import Stopped
+from tests.train import toy_run
+from tests.train.forked import forked
 from tests.train.toy_run import ToyMethod, toy_loop, toy_network
 
-ROOT = Path(__file__).parents[2]
 STEPS = 23
 EVERY = 4
 
 
-def toy(folder: Path, when: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.train.toy_run", str(folder), str(STEPS), *([when] if when else [])]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+def toy(folder: Path, when: str = "") -> tuple[int | None, str]:
+    """The exit code of a run in a process of its own, and what it said."""
+    process = forked(toy_run.main, folder, STEPS, when)
+    said = process.ended()
+    return process.exit_codes[0], said
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,10 @@ def check_logs(folder: Path) -> None:
 def test_killed_anywhere_it_ends_with_the_same_weights(tmp_path: Path, seed: int, whole: str) -> None:
     draw = random.Random(seed)
     first, second = draw.randrange(STEPS), draw.randrange(STEPS)
-    assert toy(tmp_path, f"SIGKILL:{first}").returncode == -signal.SIGKILL
-    again = toy(tmp_path, f"kill-in-save:{second}")  # nothing happens where that step is before the checkpoint
-    assert again.returncode == -signal.SIGKILL or second < first // EVERY * EVERY
-    final = toy(tmp_path)
-    assert final.stdout.strip() == whole, final.stderr
+    assert toy(tmp_path, f"SIGKILL:{first}")[0] == -signal.SIGKILL
+    again, _ = toy(tmp_path, f"kill-in-save:{second}")  # nothing happens where that step is before the checkpoint
+    assert again == -signal.SIGKILL or second < first // EVERY * EVERY
+    assert toy(tmp_path) == (0, f"{whole}\n")
     check_logs(tmp_path)
 
 
@@ -73,10 +73,10 @@ def test_a_signal_lets_the_step_end_and_saves(tmp_path: Path, name: str, whole: 
 
 
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(tmp_path: Path, whole: str) -> None:
-    stopped = toy(tmp_path, "disk-full:9")
-    assert stopped.stderr.count("\n") == 1, stopped.stderr
-    assert "step 8" in stopped.stderr
-    assert "make room" in stopped.stderr
+    _, said = toy(tmp_path, "disk-full:9")
+    assert said.count("\n") == 1, said
+    assert "step 8" in said
+    assert "make room" in said
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000008"]
     go_on(tmp_path, whole)
 

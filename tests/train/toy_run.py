@@ -1,7 +1,4 @@
-"""A toy run of the loop, in a process of its own that can be killed: python -m tests.train.toy_run FOLDER STEPS [WHEN].
-
-Prints the hash of the final weights. WHEN: "NAME:STEP", what happens to it in the middle of which step; see `happen`.
-"""
+"""A toy run of the loop, to which something may happen in the middle of a step."""
 
 from __future__ import annotations
 
@@ -87,8 +84,10 @@ def toy_loop(folder: Path, steps: int, when: str = "", kind: Any = "muon", every
     return Loop(ToyMethod(network, when), parameters, steps, settings, folder, Arithmetic(100, 100)), network
 
 
-if __name__ == "__main__":
-    loop, network = toy_loop(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")
+def main(folder: Path, steps: int, when: str = "") -> None:
+    """For a process that can be killed. Prints the hash of the final weights. when: "NAME:STEP"; see `happen`."""
+    torch.set_num_threads(1)
+    loop, network = toy_loop(folder, steps, when)
     try:
         loop.run(Silent())
     except MilletError as error:
