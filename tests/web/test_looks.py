@@ -53,7 +53,8 @@ def rich(site: Site) -> Site:
 def serious(page: Any) -> list[str]:
     """What axe-core finds that hinders somebody, as one line each."""
     page.wait_for_timeout(300)  # colours fade in
-    page.evaluate(AXE.read_text("utf-8"))
+    if not page.evaluate("'axe' in globalThis"):
+        page.evaluate(AXE.read_text("utf-8"))
     found = page.evaluate("axe.run({resultTypes: ['violations']})")
     return [
         f"{each['impact']}: {each['id']}: {node['target']}: {node['failureSummary']}"
@@ -68,8 +69,7 @@ def fits(page: Any) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("dark", 390)])
 def test_nothing_hinders_anybody_in_the_chat(rich: Site, page: Any, scheme: str, width: int) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 844})
