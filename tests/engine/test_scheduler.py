@@ -170,10 +170,10 @@ def test_samples_share_one_prompt(seed):
 
 
 def test_samples_that_agree_are_computed_once(seed):
-    """Greedy ones always do; warm ones until they part, behind which each has rows of its own."""
+    """Greedy ones always do; warm ones until they part, behind which each has rows of its own (and no guesses)."""
     network = FakeNetwork(seed)
     for temperature in (0.0, 0.7):
-        runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=64)
+        runner = Runner(fake_forward(network, 64, 4), max_batch=8, chunk=64, speculation="off")
         network.rows_seen.clear()
         prompt = list(range(18))
         sampling = Sampling(n=6, max_tokens=9, temperature=temperature, logprobs=True)
