@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -189,6 +189,7 @@ def test_the_memory_of_a_model_holds_everything_that_is_still_wanted(case: str, 
         assert _layout(plan, {False: 1, True: 0})[1] < 0.5 * used, "memory is not used again"
 
 
+@settings(max_examples=150)
 @given(st.data())
 def test_memory_never_overlaps(data: st.DataObject) -> None:
     draw: Callable = data.draw

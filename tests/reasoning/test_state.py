@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millet.reasoning.assistant import Event, Reply
@@ -87,6 +87,7 @@ def cut_at_stop(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
+@settings(max_examples=200)
 @given(st.data(), TEXT)
 def test_spelled_marks_are_found_however_the_text_is_cut(data: st.DataObject, text: str) -> None:
     tokenizer = Pieces()
@@ -105,6 +106,7 @@ def test_spelled_marks_are_found_however_the_text_is_cut(data: st.DataObject, te
     assert reply.finish_reason == "stop"
 
 
+@settings(max_examples=200)
 @given(st.data(), TEXT, TEXT, st.booleans())
 def test_marks_that_are_tokens_count_and_their_letters_do_not(
     data: st.DataObject, thought: str, content: str, opened: bool
@@ -117,6 +119,7 @@ def test_marks_that_are_tokens_count_and_their_letters_do_not(
     assert bare(reply.content) == bare(content) or (not content.strip() and reply.content == "!")
 
 
+@settings(max_examples=200)
 @given(st.data(), TEXT, STOPS, st.booleans())
 def test_stop_strings_end_the_content_and_never_show(
     data: st.DataObject, text: str, stops: list[str], thinks: bool
@@ -136,6 +139,7 @@ def test_stop_strings_end_the_content_and_never_show(
     assert reply.reasoning == ("a 7 \n\n思<ab" if thinks else "")
 
 
+@settings(max_examples=200)
 @given(
     st.data(), TEXT, st.integers(1, 60), st.integers(4, 80), st.booleans(), st.sampled_from([PREOPENED, SELF_OPENING])
 )

@@ -109,7 +109,7 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+TestTraffic.settings = settings(max_examples=120, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 
 
 def test_the_position_is_the_order_of_starting() -> None:
