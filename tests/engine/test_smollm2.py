@@ -20,27 +20,36 @@ PROMPTS = [
     "Once upon a time, in a small village by the sea,",
     "def fibonacci(n):\n    ",
     "Water boils at",
+    "The three primary colours are",
     "Q: What is 12 plus 30?\nA:",
     "In 1969, the first humans",
+    "A recipe for pancakes: first,",
+    "The opposite of hot is",
     "import numpy as np\n\n",
+    "My favourite book is",
+    "The mitochondria is",
     "To be, or not to be,",
     "1, 2, 3, 4,",
+    "Dear Sir or Madam,",
+    "Photosynthesis is the process by which",
     "The largest planet in the solar system",
     "SELECT name FROM",
+    "She opened the door and",
     "The quick brown fox",
 ]
 TOKENS = 12
+JUDGED = 12  # texts whose distributions are compared, which takes transformers longest
 
 
 @pytest.fixture(scope="module", params=["as it comes", "float32", "torch"])
-def model(request: pytest.FixtureRequest, smollm2_path: Path, plain: Model) -> Iterator[Model]:
+def model(request: pytest.FixtureRequest, smollm2_path: Path) -> Iterator[Model]:
     """On the native kernels, quantised as its file is, and in fp32; and in PyTorch."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "torch":
             patch.setattr(library, "_open", lambda: "switched off by a test")
         elif reason := library.why_not():
             pytest.skip(f"no native kernels: {reason}")
-        model = plain if request.param == "float32" else load(smollm2_path)
+        model = load(smollm2_path, dtype="float32" if request.param == "float32" else None)
         assert model.native == (request.param != "torch")
         assert model.quantised == (request.param == "as it comes")
         yield model
@@ -85,7 +94,7 @@ def distributions(peer: nn.Module, prompts: list[list[int]], expected: list[list
     """transformers' log-probabilities after every token of every text. float64 [T, V] each"""
     return [
         logits_of(peer, [*prompt, *reply]).double().log_softmax(-1)
-        for prompt, reply in zip(prompts, expected, strict=True)
+        for prompt, reply in zip(prompts[:JUDGED], expected, strict=False)
     ]
 
 
@@ -100,7 +109,7 @@ def test_greedy_text_is_that_of_transformers(
     greedy = Sampling(temperature=0.0, max_tokens=TOKENS)
     with Engine(model, cache_tokens=4096) as engine:
         alone = [texts(engine, [prompt], greedy)[0] for prompt in prompts]
-    with Engine(model, cache_tokens=4096, max_batch=8) as engine:
+    with Engine(model, cache_tokens=4096, max_batch=16) as engine:
         assert texts(engine, prompts, greedy) == alone
     if not model.quantised:
         assert alone == expected
@@ -123,7 +132,7 @@ def test_distributions_are_those_of_transformers(
 ) -> None:
     """After every token of every text: equal in fp32, and as close as 8-bit activations allow where it is quantised."""
     divergences = []
-    for prompt, reply, theirs in zip(prompts, expected, distributions, strict=True):
+    for prompt, reply, theirs in zip(prompts, expected, distributions, strict=False):
         ours = model.logits([*prompt, *reply]).double().log_softmax(-1)
         divergences.append((theirs.exp() * (theirs - ours)).sum(-1))
     found = torch.cat(divergences)
@@ -135,7 +144,7 @@ def test_distributions_are_those_of_transformers(
 def test_no_circumstance_changes_a_sample(model: Model, prompts: list[list[int]]) -> None:
     """Alone or in a batch, whole or in chunks, cold or from a cached prefix, preempted or not, guessing or not."""
     sampling = Sampling(temperature=0.8, top_p=0.95, seed=11, max_tokens=TOKENS)
-    few = [prompts[0] * 3, prompts[2], prompts[4], prompts[8]]
+    few = [prompts[0] * 3, prompts[2], prompts[5], prompts[13]]
     with Engine(model, cache_tokens=2048, speculation="off") as engine:
         alone = [texts(engine, [prompt], sampling)[0] for prompt in few]
         assert texts(engine, few, sampling) == alone  # in a batch, from a warm prefix cache
