@@ -123,7 +123,7 @@ def watch(context: Any) -> Problems:
 @pytest.fixture
 def page(context: Any) -> Any:
     """Replies are the model's likeliest, and short unless the page is told otherwise."""
-    prefer(context, temperature=0, maxTokens=24)
+    prefer(context, temperature=0, maxTokens=48)
     return context.new_page()
 
 

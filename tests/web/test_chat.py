@@ -169,7 +169,6 @@ def test_keyboard_alone(chat: Chat) -> None:
 
 def test_the_budget_of_a_thought(chat: Chat) -> None:
     chat.think("budget")
-    chat.longest(48)
     chat.page.get_by_label("Most tokens of a thought").fill("16")
     chat.say("Why is the sky blue?")
     name = chat.replies.last.locator(".reasoning button").inner_text()

@@ -149,7 +149,7 @@ test("code in a list item loses the item's indentation only", () => {
   expect(Array.from(md.querySelectorAll("pre"), (pre) => pre.textContent)).toEqual(["x\n  y", "x\n  y"]);
 });
 
-const LENGTH = 10 * LIMIT;
+const LENGTH = 80_000;
 const fill = (line: (n: number) => string) => {
   let text = "";
   for (let n = 1; text.length < LENGTH; n++) text += line(n);
