@@ -394,10 +394,10 @@ class Engine:
 
     def _deliver(self, sequence: Sequence) -> None:
         generation = self._requests[sequence]
+        if sequence.done:  # before the last chunk is out: who has it may ask for rest
+            del self._requests[sequence]
         if generation._report(sequence):
             self._news.add(generation)
-        if sequence.done:
-            del self._requests[sequence]
 
     def _fail(self, generation: Generation, error: Exception) -> None:
         generation._fail(error)

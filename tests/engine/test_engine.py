@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from millet.engine.engine import Engine
+from millet.engine.engine import Engine, Generation
 from millet.engine.hook import GO_ON, Verdict
 from millet.engine.sampling import Sampling
 from millet.errors import BadRequest, MilletError, PromptTooLong
@@ -92,6 +92,20 @@ def test_news_and_what_is_ready_without_waiting(engine):
     assert generation.take() == []
     for index, completion in enumerate(generation.result()):
         assert [t for chunk in chunks if chunk.index == index for t in chunk.token_ids] == completion.token_ids
+
+
+def test_whoever_has_the_last_chunk_may_ask_for_rest(engine, monkeypatch):
+    report = Generation._report
+
+    def slowly(generation, sequence):
+        reported = report(generation, sequence)
+        if sequence.done:
+            time.sleep(0.05)  # the caller runs on, though the engine's thread is in the middle of its round
+        return reported
+
+    monkeypatch.setattr(Generation, "_report", slowly)
+    engine.submit([1, 2], Sampling(max_tokens=3)).result()
+    engine.refresh()
 
 
 def test_many_threads_at_once(engine, network, seed):
