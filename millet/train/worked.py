@@ -81,12 +81,12 @@ class WorkedStage(Stage):
         watch = Stopwatch(gpu=False)
         for place, (name, task, level) in enumerate(parts):
             numbers = range(place * self._batches, (place + 1) * self._batches)
-            found = self._worked(task, level, context.seed)
+            found = self._worked(task, level, context.seed, stopping)
             last = max((number for number in numbers if number not in batches), default=-1)
             for number in range(numbers[0], last + 1):
-                if stopping():
-                    return
                 some = list(islice(found, BATCH))
+                if stopping():  # which may have cut it short
+                    return
                 if number in batches:
                     continue
                 grades = graders.grade([(task, problem, reply) for problem, reply, _ in some])
@@ -97,11 +97,15 @@ class WorkedStage(Stage):
                 yield batches.write(number, right, measured, watch.lap())
             context.progress.say(_told(name, level, [batch.record for batch in batches.read(numbers)]))
 
-    def _worked(self, task: WorkedTask, level: int, seed: int) -> Iterator[tuple[Problem, PlainReply, dict[str, Any]]]:
+    def _worked(
+        self, task: WorkedTask, level: int, seed: int, stopping: Callable[[], bool]
+    ) -> Iterator[tuple[Problem, PlainReply, dict[str, Any]]]:
         wanted = self.skip + self.problems
         known = len(task.items("train")) if isinstance(task, ItemTask) else TRIES * wanted
         count = 0
         for index in range(known):
+            if stopping():  # minutes, where most solutions are too long
+                return
             problem = draw(task, "train", level, index, seed)
             try:
                 reply = task.work(problem)

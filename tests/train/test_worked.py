@@ -13,6 +13,7 @@ from millet.errors import BadRequest
 from millet.tasks.draw import split_of
 from millet.train.ledger import Prices
 from millet.train.progress import Silent
+from millet.train.signals import Stopped
 from millet.train.stage import DATA, Context
 from millet.train.worked import WorkedStage
 
@@ -117,6 +118,19 @@ def test_a_task_without_solutions_is_refused_in_one_line(tmp_path: Path):
         run(tmp_path, problems=0)
     with pytest.raises(BadRequest, match="skip is -1; it must be at least 0"):
         run(tmp_path, skip=-1)
+
+
+def test_looking_for_what_fits_can_be_stopped_and_leaves_no_part_of_a_batch(tmp_path: Path):
+    counted = TASK.replace('        number = problem.meta["number"]\n', """        number = problem.meta["number"]
+        with open("LOOKED", "a") as looked:
+            print(number, file=looked)
+        if open("LOOKED").read().count("\\n") == 70:
+            os.kill(os.getpid(), signal.SIGTERM)
+""").replace("import random", "import os, signal").replace("LOOKED", str(tmp_path / "looked"))  # fmt: skip
+    with pytest.raises(Stopped, match="stopped after batch 0 of 2"):
+        run(tmp_path, counted, problems=100, longest=1, skip=5)
+    assert len((tmp_path / "looked").read_text().splitlines()) == 70
+    assert not list(tmp_path.glob("*/batches/*"))
 
 
 @pytest.mark.parametrize("spelt", [True, False])
