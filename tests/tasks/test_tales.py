@@ -78,10 +78,14 @@ def test_what_is_no_block_is_refused(block: str, why: str, tales: ModuleType):
         tales.read(block)
 
 
-def test_every_story_is_told_and_solved(tales: ModuleType):
+@pytest.fixture
+def more_tales() -> ModuleType:
+    return sys.modules[type(find_task("recipes/millet-135m/more_tales.py")).__module__]
+
+
+def test_every_story_is_told_and_solved(tales: ModuleType, more_tales: ModuleType):
     rng = random.Random(0)
-    assert len(tales.tales()) > 1000
-    for tale in tales.tales():
+    for tale in [*tales.tales(), *more_tales.more_tales()]:
         assert len(tale.questions) > 1, tale.told
         for question in tale.questions:
             problem = tales.drawn(tale, question, rng)
@@ -93,3 +97,11 @@ def test_every_story_is_told_and_solved(tales: ModuleType):
                 percent = re.fullmatch(r"pct\((\d+),(\d+)\)", expression)
                 assert eval(f"{percent[1]}*{percent[2]}/100" if percent else expression) == result > 0
             assert tales.Tales().work(problem).content == f"The answer is {result}."
+
+
+def test_more_stories_are_others_and_told_and_solved_alike(tales: ModuleType, more_tales: ModuleType):
+    told = [tale.told for tale in [*tales.tales(), *more_tales.more_tales()]]
+    assert len(set(told)) == len(told) > 4000
+    task = more_tales.MoreTales()
+    problem = task.sample(random.Random(0), 0)
+    assert task.grade(problem, task.work(problem)).passed
