@@ -1,9 +1,8 @@
 """Stories and GSM8K's shortest problems, of one to three calculations, where each step that is right counts.
 
-A reply whose answer is right has reward 1, one without an answer 0. Any other has a part of a half: the share of the
-solution's results that its thought comes to, or, where it has more steps than the solution, the share of its steps that
-are the solution's. So a step is learned from before whole solutions are right, and neither stopping early nor going on
-is worth anything.
+A reply whose answer is right has reward 1, one without an answer 0. Any other has a part of a half: of the solution's
+results, and of as many more as its thought has lines too many, the share that the thought comes to. So a step is learned
+from before whole solutions are right, and neither stopping early nor going on is worth anything.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ SCHOOL = 0.3  # share of GSM8K's
 SHARES = {1: 0.25, 2: 0.4, 3: 0.35}  # of stories, by their steps
 PARTLY = 0.5
 LAST = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)\W*$")  # what a line comes to
-LABEL = re.compile(r"[^\W\d][^:]*:")
 
 
 class EachStep:
@@ -41,22 +39,27 @@ class EachStep:
         [length] = rng.choices(list(SHARES), list(SHARES.values()))
         while True:
             if (found := _stories().drawn(*rng.choice(_tales(length)), rng)) is not None:
-                return found
+                return _with_lines(found, _task("tales.py").work(found).reasoning)
 
     def grade(self, problem: Problem, reply: Answered) -> Grade:
         grade = grade_answer(problem, reply)
         if grade.passed or grade.reason == "no answer":
             return grade
-        return replace(grade, score=PARTLY * shared(reply.reasoning, [step[2] for step in problem.meta["steps"]]))
+        results = [step[2] for step in problem.meta["steps"]]
+        return replace(grade, score=PARTLY * shared(reply.reasoning, results, problem.meta["lines"]))
 
 
-def shared(thought: str, results: Sequence[object]) -> float:
-    """The share of results that a thought's lines come to, each counted once; of its own steps where those are more."""
-    lines = thought.splitlines()
+def shared(thought: str, results: Sequence[object], lines: int) -> float:
+    """The share of results that a thought's lines come to, each counted once. lines: what their working takes; a step
+    may take several, but a thought that has more of them than that has as many steps too many."""
+    own = thought.splitlines()
     right = Counter(to_number(str(each)) for each in results)
-    reached = Counter(to_number(found[1]) for line in lines if (found := LAST.search(line)))
-    steps = sum(bool(LABEL.match(line)) for line in lines)
-    return (right & reached).total() / max(len(results), steps)
+    reached = Counter(to_number(found[1]) for line in own if (found := LAST.search(line)))
+    return (right & reached).total() / (len(results) + max(0, len(own) - lines))
+
+
+def _with_lines(problem: Problem, working: str, **meta: Any) -> Problem:
+    return replace(problem, meta={**problem.meta, **meta, "lines": len(working.splitlines())})
 
 
 @cache
@@ -68,20 +71,28 @@ def _tales(length: int) -> Sequence[tuple[Any, Any]]:
 def _school() -> Sequence[Problem]:
     """GSM8K's problems for training that steps.py can work."""
     found: list[Problem] = []
-    task: Any = find_task(str(Path(__file__).with_name("steps.py")))
-    module: Any = sys.modules[type(task).__module__]
+    task = _task("steps.py")
     for problem in task.items("train"):
         try:
-            task.work(problem)
+            working = task.work(problem).reasoning
         except Unworked:
             continue
         lines = problem.meta["solution"].splitlines()
-        steps = [step for line in lines for step in module.steps(line.strip())]
+        steps = [step for line in lines for step in _module(task).steps(line.strip())]
         if len(steps) <= max(SHARES):
-            found.append(replace(problem, meta={"steps": steps}))
+            found.append(_with_lines(problem, working, steps=steps))
     return found
 
 
 @cache
 def _stories() -> Any:
-    return sys.modules[type(find_task(str(Path(__file__).with_name("tales.py")))).__module__]
+    return _module(_task("tales.py"))
+
+
+@cache
+def _task(name: str) -> Any:
+    return find_task(str(Path(__file__).with_name(name)))
+
+
+def _module(task: Any) -> Any:
+    return sys.modules[type(task).__module__]
