@@ -1,8 +1,8 @@
 """Stories and GSM8K's shortest problems, of one to three calculations, where each step that is right counts.
 
 A reply whose answer is right has reward 1, one without an answer 0. Any other has a part of a half: of the solution's
-results, and of as many more as its thought has lines too many, the share that the thought comes to. So a step is learned
-from before whole solutions are right, and neither stopping early nor going on is worth anything.
+results, and of as many more as its thought has lines too many, the share that the thought comes to. So a step is
+learned from before whole solutions are right, and neither stopping early nor going on is worth anything.
 """
 
 from __future__ import annotations
