@@ -1,4 +1,4 @@
-"""More stories as tales.py has them, from more-tales.txt: that file's own are part of what made the shipped weights."""
+"""More stories as tales.py has them, from more-tales-1.txt and so on: that file's own are what earlier courses read."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class MoreTales:
 
 @cache
 def more_tales() -> Sequence[Any]:
-    text = Path(__file__).with_name("more-tales.txt").read_text("utf-8")
-    return [_module().read(block) for block in text.split("\n\n") if block.strip()]
+    files = sorted(Path(__file__).parent.glob("more-tales-*.txt"))
+    return [_module().read(block) for path in files for block in path.read_text("utf-8").split("\n\n") if block.strip()]
 
 
 def _module() -> Any:
